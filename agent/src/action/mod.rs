@@ -1,0 +1,1 @@
+//! What the agent does to sockets: intent, policy, methods, audit.

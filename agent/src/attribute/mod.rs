@@ -1,0 +1,1 @@
+//! Socket -> owners (a set) and destination names.

@@ -1,0 +1,1 @@
+//! Command line and platform become one validated configuration; pure.

@@ -1,0 +1,22 @@
+//! What the rest of the program speaks of: sockets, events, findings, actions. Depends on nothing else here.
+
+mod action;
+mod event;
+mod finding;
+mod net;
+mod process;
+mod session;
+mod tcp;
+mod time;
+
+pub use action::{ActionKind, ActionRecord, ActionResult, Method, OptionValues};
+pub use event::{Event, EventKind, Lost, Reset, Retransmit, Sample, SocketUpdate, StateChange, TcpDetail};
+pub use finding::{Code, Confidence, Evidence, Finding, FindingStatus};
+pub use net::{Family, Flow, SocketId, canonical};
+pub use process::{Owner, sanitize};
+pub use session::{End, Hook, Session, Targets, Totals};
+pub use tcp::{
+    Counters, Direction, Keepalive, PacketFacts, ResetDirection, ResetOrigin, RetransmitKind, SetBy, TcpMetrics,
+    TcpState,
+};
+pub use time::{Mono, WallClock};

@@ -1,0 +1,36 @@
+//! Who holds a socket.
+
+/// One holder of a socket. A socket may have several (fork, SCM_RIGHTS): owners are a set.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Owner {
+    /// tgid in the agent's pid namespace.
+    pub pid: u32,
+    /// `comm`, already made safe for a terminal by [`sanitize`].
+    pub comm: std::sync::Arc<str>,
+    /// `None` once the process has exited or where the descriptor is not known yet.
+    pub fd: Option<i32>,
+}
+
+/// Makes a name that a process chose harmless to print: control characters (terminal escape sequences begin with
+/// one) become U+FFFD, and so do bytes that are no UTF-8. Bidirectional overrides go the same way.
+pub fn sanitize(raw: &[u8]) -> String {
+    String::from_utf8_lossy(raw)
+        .chars()
+        .map(|c| {
+            let bidi = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200e}' | '\u{200f}');
+            if c.is_control() || bidi { '\u{fffd}' } else { c }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sanitize;
+
+    #[test]
+    fn escape_sequences_do_not_survive() {
+        assert_eq!(sanitize(b"a\x1b[2Jb\x07"), "a\u{fffd}[2Jb\u{fffd}");
+        assert_eq!(sanitize("x\u{9b}2J\u{202e}".as_bytes()), "x\u{fffd}2J\u{fffd}");
+        assert_eq!(sanitize(b"\xff ok"), "\u{fffd} ok");
+    }
+}

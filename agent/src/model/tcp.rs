@@ -1,0 +1,193 @@
+//! What TCP says of a socket.
+
+use std::fmt;
+use std::time::Duration;
+
+/// TCP states with the kernel's numbers (`include/net/tcp_states.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TcpState {
+    Established,
+    SynSent,
+    SynRecv,
+    FinWait1,
+    FinWait2,
+    TimeWait,
+    Close,
+    CloseWait,
+    LastAck,
+    Listen,
+    Closing,
+    NewSynRecv,
+    /// Bound, not connected (`TCP_BOUND_INACTIVE`, from 6.8).
+    BoundInactive,
+}
+
+impl TcpState {
+    const ALL: [(TcpState, u8, &'static str); 13] = [
+        (Self::Established, 1, "ESTABLISHED"),
+        (Self::SynSent, 2, "SYN_SENT"),
+        (Self::SynRecv, 3, "SYN_RECV"),
+        (Self::FinWait1, 4, "FIN_WAIT1"),
+        (Self::FinWait2, 5, "FIN_WAIT2"),
+        (Self::TimeWait, 6, "TIME_WAIT"),
+        (Self::Close, 7, "CLOSE"),
+        (Self::CloseWait, 8, "CLOSE_WAIT"),
+        (Self::LastAck, 9, "LAST_ACK"),
+        (Self::Listen, 10, "LISTEN"),
+        (Self::Closing, 11, "CLOSING"),
+        (Self::NewSynRecv, 12, "NEW_SYN_RECV"),
+        (Self::BoundInactive, 13, "BOUND_INACTIVE"),
+    ];
+
+    /// The state of a kernel number; `None` for a number that no kernel we know uses.
+    pub fn from_kernel(n: u8) -> Option<Self> {
+        Self::ALL.iter().find(|(_, k, _)| *k == n).map(|(s, _, _)| *s)
+    }
+
+    pub fn kernel(self) -> u8 {
+        Self::ALL.iter().find(|(s, _, _)| *s == self).map_or(0, |(_, k, _)| *k)
+    }
+
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(s, _, _)| *s == self).map_or("?", |(_, _, n)| n)
+    }
+
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, _, n)| *n == name).map(|(s, _, _)| *s)
+    }
+
+    /// A connection that can still carry data in at least one direction.
+    pub fn is_open(self) -> bool {
+        !matches!(self, Self::Close | Self::TimeWait | Self::Listen | Self::BoundInactive)
+    }
+}
+
+impl fmt::Display for TcpState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Direction {
+    Outgoing,
+    Incoming,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RetransmitKind {
+    Rto,
+    Fast,
+    Tlp,
+    Syn,
+    Synack,
+    Unknown,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ResetDirection {
+    Received,
+    Sent,
+}
+
+/// Who made a RST.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ResetOrigin {
+    Peer,
+    Middlebox,
+    Local,
+    Unknown,
+}
+
+/// What the RST packet itself showed, against the flow's ordinary segments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PacketFacts {
+    /// TTL or hop limit of the RST as it arrived.
+    pub ttl: Option<u8>,
+    /// TTL of the flow's ordinary segments (SYN-ACK and later); the lowest seen.
+    pub flow_ttl: Option<u8>,
+    /// The highest seen; differs from `flow_ttl` where the flow itself takes several paths.
+    pub flow_ttl_max: Option<u8>,
+    pub ip_id: Option<u16>,
+    /// IP ID of the flow's latest ordinary segment.
+    pub flow_ip_id: Option<u16>,
+    /// Whether the RST's sequence number was exactly RCV.NXT.
+    pub seq_expected: Option<bool>,
+    /// RST with ACK.
+    pub with_ack: Option<bool>,
+    pub window: Option<u16>,
+}
+
+/// Who switched keepalive on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum SetBy {
+    Application,
+    Agent,
+}
+
+/// Keepalive as `getsockopt` tells it; the kernel's defaults are filled in (7200 s, 75 s, 9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Keepalive {
+    pub enabled: bool,
+    pub idle_s: u32,
+    pub interval_s: u32,
+    pub count: u32,
+    /// 0 = the kernel's own limit (`tcp_retries2`).
+    pub user_timeout_ms: u32,
+    /// `None` while off.
+    pub set_by: Option<SetBy>,
+}
+
+/// Events of one socket since the agent saw it; retransmits in segments.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Counters {
+    pub retransmits: u64,
+    pub rto: u64,
+    pub fast: u64,
+    pub tlp: u64,
+    /// SYN and SYN-ACK.
+    pub syn: u64,
+    pub resets_received: u64,
+    pub resets_sent: u64,
+}
+
+/// `tcp_info` and the queues, as sampled through sock_diag. `None`: this kernel does not tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct TcpMetrics {
+    pub rtt: Option<Duration>,
+    pub rto: Option<Duration>,
+    /// `icsk_backoff`: doublings of the RTO (or of the probe interval) so far.
+    pub backoff: Option<u8>,
+    /// Unanswered RTOs in a row (`tcpi_retransmits`).
+    pub retransmits: Option<u8>,
+    /// Unanswered keepalive or zero-window probes (`tcpi_probes`).
+    pub probes: Option<u8>,
+    /// Segments sent and not acknowledged (`tcpi_unacked`).
+    pub unacked_segments: Option<u32>,
+    /// Bytes sent and not acknowledged.
+    pub unacked_bytes: Option<u64>,
+    /// Bytes in the send queue, sent or not.
+    pub send_queue_bytes: Option<u64>,
+    /// Bytes received and not read by the application.
+    pub receive_queue_bytes: Option<u64>,
+    /// Since the last data was sent, received, and since the last ACK arrived; milliseconds at the sample.
+    pub last_sent_ms: Option<u64>,
+    pub last_received_ms: Option<u64>,
+    pub last_ack_ms: Option<u64>,
+    pub bytes_sent: Option<u64>,
+    pub bytes_received: Option<u64>,
+    pub bytes_acked: Option<u64>,
+    /// Data segments sent and received, retransmits included (`tcpi_data_segs_out`, `_in`).
+    pub data_segments_sent: Option<u32>,
+    pub data_segments_received: Option<u32>,
+    /// `tcpi_total_retrans`, segments over the socket's whole life.
+    pub total_retransmits: Option<u32>,
+    pub send_mss: Option<u32>,
+    /// The peer's last advertised window, bytes (`tcpi_snd_wnd`, 5.4).
+    pub send_window_bytes: Option<u32>,
+    pub congestion_window: Option<u32>,
+    /// Timer that sock_diag shows: 0 none, 1 retransmit (or TLP), 2 keepalive, 3 TIME_WAIT, 4 zero-window probe.
+    pub timer: Option<u8>,
+    /// Milliseconds until that timer fires.
+    pub timer_ms: Option<u32>,
+}

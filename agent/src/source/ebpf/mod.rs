@@ -1,0 +1,1 @@
+//! The kernel programs, seen from user space: load, attach, read.

@@ -1,0 +1,5 @@
+//! Where events come from. One trait, three kinds: kernel programs (`ebpf`), polling (`diag`), recordings (`replay`).
+
+pub mod diag;
+pub mod ebpf;
+pub mod replay;

@@ -1,0 +1,1 @@
+//! Recorded events as a source.

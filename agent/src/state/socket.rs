@@ -1,0 +1,187 @@
+//! What is known of one socket.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::model::{Counters, Direction, Family, Flow, Keepalive, Mono, Owner, Reset, SocketId, TcpMetrics, TcpState};
+
+/// Entries of a socket's history; the oldest leave first. 64 covers a whole RTO back-off (15 retransmits) with the
+/// connection's beginning, its idle gap and what was done about it.
+pub const HISTORY_LEN: usize = 64;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Socket {
+    pub id: SocketId,
+    pub family: Option<Family>,
+    pub flow: Option<Flow>,
+    pub remote_name: Option<Arc<str>>,
+    pub netns: Option<u32>,
+    /// Present owners, or the last ones once all have exited.
+    pub owners: Vec<Owner>,
+    /// All owners have exited.
+    pub orphaned: bool,
+    pub direction: Option<Direction>,
+    pub state: Option<TcpState>,
+    pub state_since: Option<Mono>,
+    pub opened: Option<Mono>,
+    pub first_seen: Mono,
+    pub keepalive: Option<Keepalive>,
+    pub counters: Counters,
+    pub tcp: TcpMetrics,
+    /// When `tcp` was sampled.
+    pub tcp_at: Option<Mono>,
+    /// When the kernel gives up on the data in flight, if nothing is acknowledged.
+    pub gives_up_at: Option<Mono>,
+    pub last_reset: Option<Reset>,
+    pub last_reset_at: Option<Mono>,
+    /// When it reached CLOSE or was destroyed: a tombstone from then on.
+    pub closed_at: Option<Mono>,
+    pub mptcp: Option<bool>,
+    pub activity: Activity,
+    /// Retransmitted segments per slot of [`Socket::SPARK_SLOT`], newest last.
+    pub spark: [u16; 8],
+    pub spark_slot: u64,
+    pub history: VecDeque<History>,
+    pub history_dropped: u64,
+    /// Changes whenever anything above does: a view or rule can skip what it has seen.
+    pub revision: u64,
+}
+
+/// When the connection was last alive, and what is unanswered since: from exact details where an event brought
+/// them, else from samples.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Activity {
+    /// Last time anything came from the peer (data or ACK).
+    pub last_heard: Option<Mono>,
+    pub last_data_received: Option<Mono>,
+    /// Last time the application's data was sent (not a retransmit, as far as can be told).
+    pub last_sent: Option<Mono>,
+    /// When the data that is now unanswered was first sent.
+    pub unanswered_since: Option<Mono>,
+    /// How long the connection had been silent before that send.
+    pub idle_before: Option<Duration>,
+    /// RTO retransmits (timer) since `last_heard`.
+    pub rto_since_heard: u32,
+    /// Retransmitted segments of any kind since `last_heard`.
+    pub retransmits_since_heard: u32,
+    /// FIN received: when the state became CLOSE_WAIT (or LAST_ACK, CLOSING, TIME_WAIT by the peer's FIN).
+    pub fin_received: Option<Mono>,
+    /// How long the connection had been idle when that FIN came.
+    pub idle_at_fin: Option<Duration>,
+    pub syn_retransmits: u32,
+    /// Longest idle time after which data still got through, this socket's life.
+    pub longest_survived_idle: Option<Duration>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct History {
+    pub at: Mono,
+    pub kind: HistoryKind,
+    /// For a person: `RTO 3, backoff 2, no ACK since 12:41:04`.
+    pub text: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HistoryKind {
+    Opened,
+    State,
+    Sent,
+    Received,
+    Retransmit,
+    Reset,
+    Keepalive,
+    Action,
+    Finding,
+    Closed,
+}
+
+impl Socket {
+    /// Width of a sparkline slot.
+    pub const SPARK_SLOT: Duration = Duration::from_secs(2);
+
+    pub fn new(id: SocketId, at: Mono) -> Self {
+        Self {
+            id,
+            family: None,
+            flow: None,
+            remote_name: None,
+            netns: None,
+            owners: Vec::new(),
+            orphaned: false,
+            direction: None,
+            state: None,
+            state_since: None,
+            opened: None,
+            first_seen: at,
+            keepalive: None,
+            counters: Counters::default(),
+            tcp: TcpMetrics::default(),
+            tcp_at: None,
+            gives_up_at: None,
+            last_reset: None,
+            last_reset_at: None,
+            closed_at: None,
+            mptcp: None,
+            activity: Activity::default(),
+            spark: [0; 8],
+            spark_slot: 0,
+            history: VecDeque::new(),
+            history_dropped: 0,
+            revision: 0,
+        }
+    }
+
+    /// Name if there is one, else address; with port. `?` before the remote end is known.
+    pub fn destination(&self) -> String {
+        match (&self.remote_name, &self.flow) {
+            (Some(name), Some(flow)) => format!("{name}:{}", flow.remote.port()),
+            (None, Some(flow)) => flow.remote.to_string(),
+            _ => "?".into(),
+        }
+    }
+
+    /// Time since anything was sent or received; `None` while nothing was seen.
+    pub fn idle(&self, now: Mono) -> Option<Duration> {
+        let last = self.activity.last_heard.max(self.activity.last_sent)?;
+        Some(now.since(last))
+    }
+
+    /// Time left until the kernel gives up; `None` while nothing is unacknowledged.
+    pub fn gives_up_in(&self, now: Mono) -> Option<Duration> {
+        self.gives_up_at.map(|t| t.since(now))
+    }
+
+    /// Some owner's pid: the lowest, so that it is stable.
+    pub fn pid(&self) -> Option<u32> {
+        self.owners.iter().map(|o| o.pid).min()
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.closed_at.is_some()
+    }
+
+    pub(super) fn note(&mut self, at: Mono, kind: HistoryKind, text: String) {
+        if self.history.len() == HISTORY_LEN {
+            // Keep the first four: how the connection began explains the rest.
+            self.history.remove(4);
+            self.history_dropped += 1;
+        }
+        self.history.push_back(History { at, kind, text });
+    }
+
+    /// Moves the sparkline on to the slot of `now`.
+    pub(super) fn roll_spark(&mut self, now: Mono) {
+        let slot = now.0 / Self::SPARK_SLOT.as_nanos() as u64;
+        let steps = slot.saturating_sub(self.spark_slot).min(8) as usize;
+        if steps > 0 {
+            self.spark.rotate_left(steps % 8);
+            let keep = 8 - steps;
+            self.spark[keep..].fill(0);
+            if steps == 8 {
+                self.spark = [0; 8];
+            }
+            self.spark_slot = slot;
+        }
+    }
+}

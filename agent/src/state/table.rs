@@ -1,0 +1,240 @@
+//! The table of sockets: `apply(event)`, `expire(now)`, `snapshot(now)`. It never reads a clock.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::fold;
+use super::socket::{HistoryKind, Socket};
+use crate::model::{Event, EventKind, Finding, Lost, Mono, Session, SocketId, Totals, WallClock};
+
+#[derive(Clone, Copy, Debug)]
+pub struct TableConfig {
+    /// Sockets kept, tombstones included.
+    pub max_sockets: usize,
+    /// How long a closed socket stays, so that a late event finds it and a person can read it.
+    pub tombstone: Duration,
+}
+
+impl Default for TableConfig {
+    fn default() -> Self {
+        Self { max_sockets: 65_536, tombstone: Duration::from_secs(120) }
+    }
+}
+
+/// What every view reads. Cloning is cheap; nothing in it changes after it was made.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub at: Mono,
+    pub clock: WallClock,
+    pub session: Arc<Session>,
+    /// In the order they were first seen.
+    pub sockets: Vec<Arc<Socket>>,
+    /// Open findings, the most important first.
+    pub findings: Vec<Arc<Finding>>,
+    pub totals: Totals,
+    pub lost: Lost,
+    pub events: u64,
+    /// Sockets that were not taken in because the table was full.
+    pub table_full: u64,
+}
+
+pub struct Table {
+    config: TableConfig,
+    pub(super) sockets: HashMap<SocketId, Arc<Socket>>,
+    order: Vec<SocketId>,
+    session: Arc<Session>,
+    pub(super) totals: Totals,
+    lost: Lost,
+    events: u64,
+    table_full: u64,
+    /// Sockets that changed since the last [`Self::take_changed`].
+    changed: Vec<SocketId>,
+    revision: u64,
+}
+
+impl Table {
+    pub fn new(config: TableConfig) -> Self {
+        Self {
+            config,
+            sockets: HashMap::new(),
+            order: Vec::new(),
+            session: Arc::default(),
+            totals: Totals::default(),
+            lost: Lost::default(),
+            events: 0,
+            table_full: 0,
+            changed: Vec::new(),
+            revision: 0,
+        }
+    }
+
+    pub fn apply(&mut self, event: &Event) {
+        self.events += 1;
+        let at = event.at;
+        match &event.kind {
+            EventKind::Session(s) => self.session = Arc::new((**s).clone()),
+            EventKind::Socket(u) => {
+                if let Some(id) = u.id {
+                    self.with(id, at, |s| fold::update(s, at, u));
+                }
+            }
+            EventKind::State(c) => {
+                if let Some(id) = c.socket {
+                    self.with(id, at, |s| fold::state(s, at, c));
+                }
+            }
+            EventKind::Retransmit(r) => {
+                self.totals.retransmits += u64::from(r.segments);
+                if let Some(id) = r.socket {
+                    self.with(id, at, |s| fold::retransmit(s, at, r));
+                }
+            }
+            EventKind::Reset(r) => {
+                match r.direction {
+                    crate::model::ResetDirection::Received => self.totals.resets_received += 1,
+                    crate::model::ResetDirection::Sent => self.totals.resets_sent += 1,
+                }
+                if let Some(id) = r.socket {
+                    self.with(id, at, |s| fold::reset(s, at, r));
+                }
+            }
+            EventKind::Sample(sample) => {
+                self.with(sample.socket, at, |s| fold::sample(s, at, sample));
+            }
+            EventKind::Exit { pid } => self.exit(*pid, at),
+            EventKind::Finding(f) => {
+                for id in &f.sockets {
+                    if self.sockets.contains_key(id) {
+                        let text = format!("{} {}: {}", f.code, f.confidence.name(), f.summary);
+                        self.with(*id, at, |s| s.note(at, HistoryKind::Finding, text.clone()));
+                    }
+                }
+            }
+            EventKind::Action(a) => {
+                if let Some(id) = a.socket {
+                    self.with(id, at, |s| fold::action(s, at, a));
+                }
+            }
+            EventKind::Lost(l) => {
+                self.lost.ring_full += l.ring_full;
+                self.lost.recursion_misses += l.recursion_misses;
+                self.lost.table_full += l.table_full;
+                self.totals.lost = self.lost.total();
+            }
+            EventKind::End(e) => self.totals = e.totals,
+        }
+    }
+
+    /// The kernel's own totals (exact under any storm) replace what was counted from the detail.
+    pub fn set_totals(&mut self, retransmits: u64, resets_received: u64, resets_sent: u64) {
+        self.totals.retransmits = retransmits;
+        self.totals.resets_received = resets_received;
+        self.totals.resets_sent = resets_sent;
+    }
+
+    fn with(&mut self, id: SocketId, at: Mono, change: impl FnOnce(&mut Socket)) {
+        if !self.sockets.contains_key(&id) {
+            if self.sockets.len() >= self.config.max_sockets && !self.evict_one() {
+                self.table_full += 1;
+                return;
+            }
+            self.sockets.insert(id, Arc::new(Socket::new(id, at)));
+            self.order.push(id);
+            self.totals.sockets += 1;
+        }
+        if let Some(slot) = self.sockets.get_mut(&id) {
+            let socket = Arc::make_mut(slot);
+            change(socket);
+            self.revision += 1;
+            socket.revision = self.revision;
+            if self.changed.last() != Some(&id) {
+                self.changed.push(id);
+            }
+        }
+    }
+
+    /// Makes room by dropping the oldest tombstone. False if every socket is alive.
+    fn evict_one(&mut self) -> bool {
+        let oldest = self.sockets.values().filter(|s| s.is_closed()).min_by_key(|s| s.closed_at).map(|s| s.id);
+        let Some(id) = oldest else { return false };
+        self.sockets.remove(&id);
+        self.order.retain(|o| *o != id);
+        true
+    }
+
+    fn exit(&mut self, pid: u32, at: Mono) {
+        let owned: Vec<SocketId> =
+            self.sockets.values().filter(|s| s.owners.iter().any(|o| o.pid == pid)).map(|s| s.id).collect();
+        for id in owned {
+            self.with(id, at, |s| fold::owner_exit(s, pid));
+        }
+    }
+
+    /// Drops tombstones that are old enough; returns whether anything left.
+    pub fn expire(&mut self, now: Mono) -> bool {
+        let keep = self.config.tombstone;
+        let before = self.sockets.len();
+        self.sockets.retain(|_, s| s.closed_at.is_none_or(|t| now.since(t) < keep));
+        if self.sockets.len() == before {
+            return false;
+        }
+        self.order.retain(|id| self.sockets.contains_key(id));
+        true
+    }
+
+    /// Sockets touched since the last call, without repeats.
+    pub fn take_changed(&mut self) -> Vec<SocketId> {
+        let mut ids = std::mem::take(&mut self.changed);
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
+    pub fn get(&self, id: SocketId) -> Option<&Arc<Socket>> {
+        self.sockets.get(&id)
+    }
+
+    /// In the order they were first seen.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Socket>> {
+        self.order.iter().filter_map(|id| self.sockets.get(id))
+    }
+
+    pub fn len(&self) -> usize {
+        self.sockets.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.sockets.is_empty()
+    }
+
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    pub fn lost(&self) -> Lost {
+        self.lost
+    }
+
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    pub fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    pub fn snapshot(&self, at: Mono, clock: WallClock, findings: Vec<Arc<Finding>>) -> Snapshot {
+        Snapshot {
+            at,
+            clock,
+            session: self.session.clone(),
+            sockets: self.iter().cloned().collect(),
+            findings,
+            totals: self.totals,
+            lost: self.lost,
+            events: self.events,
+            table_full: self.table_full,
+        }
+    }
+}

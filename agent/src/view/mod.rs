@@ -1,0 +1,4 @@
+//! What a person or a program sees. Every view reads the same immutable snapshot.
+
+pub mod schema;
+pub mod tui;

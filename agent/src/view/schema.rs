@@ -1,0 +1,1 @@
+//! The public JSON: schema `agent.events/1`.
