@@ -12,7 +12,7 @@ mod time;
 pub use action::{ActionKind, ActionRecord, ActionResult, Method, OptionValues};
 pub use event::{Event, EventKind, Lost, Reset, Retransmit, Sample, SocketUpdate, StateChange, TcpDetail};
 pub use finding::{Code, Confidence, Evidence, Finding, FindingStatus};
-pub use net::{Family, Flow, SocketId, canonical};
+pub use net::{DestPrefix, Family, Flow, SocketId, canonical, mapped};
 pub use process::{Owner, sanitize};
 pub use session::{End, Hook, Session, Targets, Totals};
 pub use tcp::{

@@ -39,3 +39,41 @@ pub struct Flow {
 pub fn canonical(addr: IpAddr) -> IpAddr {
     addr.to_canonical()
 }
+
+/// A destination filter as the kernel's LPM trie takes it: IPv4 as v4-mapped IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct DestPrefix {
+    /// Bits beyond `bits` are 0.
+    pub addr: [u8; 16],
+    /// 0 to 128 leading bits of `addr` must be equal; an IPv4 /n is 96 + n.
+    pub bits: u8,
+    /// Host byte order; 0 = any port.
+    pub port: u16,
+}
+
+impl DestPrefix {
+    /// Masks `addr` to `bits`; more than 128 counts as 128.
+    pub fn new(addr: [u8; 16], bits: u8, port: u16) -> Self {
+        let bits = bits.min(128);
+        let keep = u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0);
+        Self { addr: (u128::from_be_bytes(addr) & keep).to_be_bytes(), bits, port }
+    }
+
+    /// One address, IPv4 or IPv6.
+    pub fn host(addr: IpAddr, port: u16) -> Self {
+        Self::new(mapped(addr), 128, port)
+    }
+
+    pub fn matches(&self, remote: SocketAddr) -> bool {
+        (self.port == 0 || self.port == remote.port())
+            && Self::new(mapped(remote.ip()), self.bits, self.port).addr == self.addr
+    }
+}
+
+/// The 16 bytes of an IPv6 address, or of the v4-mapped form of an IPv4 one.
+pub fn mapped(addr: IpAddr) -> [u8; 16] {
+    match addr {
+        IpAddr::V4(a) => a.to_ipv6_mapped().octets(),
+        IpAddr::V6(a) => a.octets(),
+    }
+}
