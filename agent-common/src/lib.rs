@@ -264,7 +264,7 @@ pub struct TcpRow {
     pub pad2: [u8; 4],
 }
 
-/// One row of `iter/task_file`: a TCP socket among the files of a thread group.
+/// One row of `iter/task_file`: a TCP or MPTCP socket among the files of a thread group.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct FileRow {
@@ -273,6 +273,35 @@ pub struct FileRow {
     pub tgid: u32,
     pub fd: u32,
     pub comm: [u8; 16],
+    /// Of the socket, not of the process.
+    pub netns: u32,
+    /// IPPROTO_TCP or IPPROTO_MPTCP (262).
+    pub protocol: u16,
+    pub family: u8,
+    pub state: u8,
+    pub sport: u16,
+    pub dport: u16,
+    pub pad: [u8; 4],
+    pub saddr: [u8; 16],
+    pub daddr: [u8; 16],
+}
+
+/// What `iter/tcp` shall do to one socket: value of the map `ITER_SET`, keyed by cookie.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SetRow {
+    /// Options wanted; -1 = leave as it is.
+    pub keepalive: i32,
+    pub idle_s: i32,
+    pub interval_s: i32,
+    pub count: i32,
+    pub user_timeout_ms: i32,
+    /// The socket is touched only while its options are these; -1 = whatever they are.
+    pub if_keepalive: i32,
+    pub if_idle_s: i32,
+    pub if_interval_s: i32,
+    pub if_count: i32,
+    pub if_user_timeout_ms: i32,
 }
 
 const _: () = {
@@ -284,7 +313,8 @@ const _: () = {
     assert!(size_of::<ListenKey>() == 8 && align_of::<ListenKey>() == 4);
     assert!(size_of::<GuardOptions>() == 16 && align_of::<GuardOptions>() == 4);
     assert!(size_of::<TcpRow>() == 112 && align_of::<TcpRow>() == 8);
-    assert!(size_of::<FileRow>() == 40 && align_of::<FileRow>() == 8);
+    assert!(size_of::<FileRow>() == 88 && align_of::<FileRow>() == 8);
+    assert!(size_of::<SetRow>() == 40 && align_of::<SetRow>() == 4);
 };
 
 #[cfg(feature = "user")]
@@ -297,4 +327,6 @@ mod pod {
     unsafe impl aya::Pod for super::ListenKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::GuardOptions {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::SetRow {}
 }
