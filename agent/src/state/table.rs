@@ -37,6 +37,8 @@ pub struct Snapshot {
     pub events: u64,
     /// Sockets that were not taken in because the table was full.
     pub table_full: u64,
+    /// Grows with everything that a view could show; equal revisions of one run show the same.
+    pub revision: u64,
 }
 
 pub struct Table {
@@ -71,6 +73,7 @@ impl Table {
 
     pub fn apply(&mut self, event: &Event) {
         self.events += 1;
+        self.revision += 1;
         let at = event.at;
         match &event.kind {
             EventKind::Session(s) => self.session = Arc::new((**s).clone()),
@@ -128,9 +131,11 @@ impl Table {
 
     /// The kernel's own totals (exact under any storm) replace what was counted from the detail.
     pub fn set_totals(&mut self, retransmits: u64, resets_received: u64, resets_sent: u64) {
+        let before = self.totals;
         self.totals.retransmits = retransmits;
         self.totals.resets_received = resets_received;
         self.totals.resets_sent = resets_sent;
+        self.revision += u64::from(before != self.totals);
     }
 
     fn with(&mut self, id: SocketId, at: Mono, change: impl FnOnce(&mut Socket)) {
@@ -180,6 +185,7 @@ impl Table {
             return false;
         }
         self.order.retain(|id| self.sockets.contains_key(id));
+        self.revision += 1;
         true
     }
 
@@ -235,6 +241,7 @@ impl Table {
             lost: self.lost,
             events: self.events,
             table_full: self.table_full,
+            revision: self.revision,
         }
     }
 }

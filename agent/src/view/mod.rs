@@ -1,4 +1,5 @@
 //! What a person or a program sees. Every view reads the same immutable snapshot.
 
 pub mod schema;
+pub mod text;
 pub mod tui;
