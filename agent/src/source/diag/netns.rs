@@ -1,0 +1,64 @@
+//! Network namespaces: which one a process is in, and doing something inside it.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// A network namespace, held open: it lives on when its last process exits.
+#[derive(Clone, Debug)]
+pub struct NetNs {
+    file: Arc<File>,
+    inode: u32,
+    own: bool,
+}
+
+impl NetNs {
+    /// The agent's own.
+    pub fn own() -> io::Result<Self> {
+        let file = File::open("/proc/self/ns/net")?;
+        let inode = inode_of(&file)?;
+        Ok(Self { file: Arc::new(file), inode, own: true })
+    }
+
+    /// That of a process; needs the right to ptrace it (same uid, or CAP_SYS_PTRACE).
+    pub fn of_pid(pid: u32) -> io::Result<Self> {
+        let file = File::open(format!("/proc/{pid}/ns/net"))?;
+        let inode = inode_of(&file)?;
+        Ok(Self { file: Arc::new(file), inode, own: inode == inode_of(&File::open("/proc/self/ns/net")?)? })
+    }
+
+    /// As the kernel programs and `ls -i /proc/PID/ns/net` show it.
+    pub fn inode(&self) -> u32 {
+        self.inode
+    }
+
+    /// Whether it is the agent's own namespace.
+    pub fn is_own(&self) -> bool {
+        self.own
+    }
+
+    /// Runs `work` inside the namespace: on a thread of its own that ends with it, so that no other code ever runs
+    /// in a foreign namespace. In the agent's own namespace it just runs.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
+        if self.own {
+            return work();
+        }
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("netns".into()).stack_size(256 * 1024);
+            let handle = thread.spawn_scoped(scope, || {
+                move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network))?;
+                work()
+            })?;
+            handle.join().unwrap_or_else(|_| Err(io::Error::other("the thread in the network namespace panicked")))
+        })
+    }
+}
+
+/// Namespace inode numbers have 32 bits (`proc_alloc_inum`).
+fn inode_of(file: &File) -> io::Result<u32> {
+    u32::try_from(file.metadata()?.ino()).map_err(|_| io::Error::other("network namespace inode beyond 32 bits"))
+}
