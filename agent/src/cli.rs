@@ -73,7 +73,7 @@ pub struct TargetArgs {
 #[command(next_help_heading = "Filters")]
 pub struct DestinationArgs {
     /// Only connections to this name, address or network, with an optional port; may be given several times.
-    /// IPv6 with a port is written [ADDRESS]:PORT
+    /// IPv6 with a port is written `[ADDRESS]:PORT`
     #[arg(long = "dst", short = 'd', value_name = "HOST|IP|CIDR[:PORT]")]
     pub destinations: Vec<String>,
 }

@@ -1,0 +1,173 @@
+//! `test`: first what needs no kernel, as the calling user; then the built agent against the running kernel, as root.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::process::{as_root, cargo, is_root, line, say};
+use crate::test_tools::{self, Tools};
+use crate::{build, setup, take_flags, workspace};
+
+/// What libtest's `test result:` lines of one `cargo test` add up to.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Count {
+    passed: u32,
+    failed: u32,
+    ignored: u32,
+}
+
+struct Outcome {
+    name: &'static str,
+    count: Count,
+    /// cargo's exit code: also what did not compile or crashed, which no count shows.
+    ok: bool,
+    took: Duration,
+}
+
+pub fn command(mut args: Vec<String>) -> Result<ExitCode> {
+    let flags = take_flags(&mut args, &["--unit", "--end-to-end", "--debug"])?;
+    let given = |flag: &str| flags.iter().any(|f| f == flag);
+    let (unit, end_to_end) = match (given("--unit"), given("--end-to-end")) {
+        (false, false) => (true, true),
+        only => only,
+    };
+    setup::for_building()?;
+    let mut outcomes = Vec::new();
+    if unit {
+        outcomes.push(run_unit(&args)?);
+    }
+    if end_to_end {
+        let tools = test_tools::ensure()?;
+        outcomes.push(run_end_to_end(&args, &tools, !given("--debug"))?);
+    }
+    summary(&outcomes, &args)
+}
+
+fn run_unit(names: &[String]) -> Result<Outcome> {
+    say("tests of the crates");
+    let mut command = cargo();
+    command.args([
+        "test",
+        "--workspace",
+        "--exclude",
+        "agent-ebpf",
+        "--exclude",
+        "agent-tests",
+        "--no-fail-fast",
+        "--",
+    ]);
+    command.args(names);
+    count("crates", command)
+}
+
+fn run_end_to_end(names: &[String], tools: &Tools, release: bool) -> Result<Outcome> {
+    say("building the agent");
+    build::build(release)?;
+    say("end-to-end tests against the running kernel, as root");
+    let mut command = cargo();
+    let mut variables = vec![("AGENT_BIN", workspace::agent(release))];
+    variables.extend(tools.variables.iter().cloned());
+    if !is_root() {
+        command.args(["--config", &runner(&variables)?]);
+    }
+    command.envs(variables);
+    command.args(["test", "--package", "agent-tests", "--no-fail-fast", "--"]).args(names);
+    count("end-to-end", command)
+}
+
+/// A configuration with which cargo builds as the user but runs the test programs through sudo.
+fn runner(variables: &[(&str, std::path::PathBuf)]) -> Result<String> {
+    let sudo = as_root("env")?;
+    let mut words: Vec<String> =
+        std::iter::once(sudo.get_program()).chain(sudo.get_args()).map(|w| w.to_string_lossy().into_owned()).collect();
+    words.extend(variables.iter().map(|(name, value)| format!("{name}={}", value.display())));
+    let quoted: Vec<String> = words.iter().map(|w| format!("{w:?}")).collect();
+    Ok(format!("target.'cfg(unix)'.runner = [{}]", quoted.join(", ")))
+}
+
+/// Runs the tests, shows their output as it comes and adds up the results.
+fn count(name: &'static str, mut command: Command) -> Result<Outcome> {
+    let begin = Instant::now();
+    let shown = line(&command);
+    let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot run `{shown}`"))?;
+    let mut sum = Count::default();
+    let out = child.stdout.take().context("the tests' output is not piped")?;
+    for text in BufReader::new(out).lines() {
+        let text = text.with_context(|| format!("cannot read the output of `{shown}`"))?;
+        sum.add(&text);
+        writeln!(std::io::stdout(), "{text}")?;
+    }
+    let ok = child.wait().with_context(|| format!("cannot wait for `{shown}`"))?.success();
+    Ok(Outcome { name, count: sum, ok, took: begin.elapsed() })
+}
+
+impl Count {
+    /// `test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 3 filtered out; finished in 0.01s`
+    fn add(&mut self, line: &str) {
+        let Some(result) = line.strip_prefix("test result: ") else { return };
+        for part in result.split([';', '.']) {
+            let mut words = part.split_whitespace();
+            let (Some(number), Some(what)) = (words.next().and_then(|n| n.parse::<u32>().ok()), words.next()) else {
+                continue;
+            };
+            match what {
+                "passed" => self.passed += number,
+                "failed" => self.failed += number,
+                "ignored" => self.ignored += number,
+                _ => {}
+            }
+        }
+    }
+}
+
+fn summary(outcomes: &[Outcome], names: &[String]) -> Result<ExitCode> {
+    println!();
+    let mut total = Count::default();
+    for o in outcomes {
+        let Count { passed, failed, ignored } = o.count;
+        total =
+            Count { passed: total.passed + passed, failed: total.failed + failed, ignored: total.ignored + ignored };
+        let broken = if !o.ok && failed == 0 { ", BROKEN: it did not run to its end (see above)" } else { "" };
+        println!("{:>10}: {passed} passed, {failed} failed, {:.0} s{broken}", o.name, o.took.as_secs_f64());
+    }
+    if total.ignored > 0 {
+        println!("{} tests are switched off (#[ignore])", total.ignored);
+    }
+    println!("{} passed, {} failed", total.passed, total.failed);
+    if total.passed + total.failed == 0 && outcomes.iter().all(|o| o.ok) {
+        bail!("no test's name contains {}", names.join(" or "));
+    }
+    let ok = outcomes.iter().all(|o| o.ok) && total.failed == 0;
+    Ok(if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_add_up() {
+        let mut sum = Count::default();
+        sum.add("running 3 tests");
+        sum.add("test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 3 filtered out; finished in 0.01s");
+        sum.add("test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.50s");
+        assert_eq!(sum, Count { passed: 15, failed: 2, ignored: 1 });
+    }
+
+    #[test]
+    fn a_run_that_broke_fails_although_no_test_did() {
+        let broken =
+            |ok| Outcome { name: "crates", count: Count { passed: 1, ..Count::default() }, ok, took: Duration::ZERO };
+        let code = |ok| format!("{:?}", summary(&[broken(ok)], &[]).unwrap());
+        assert_eq!(code(true), format!("{:?}", ExitCode::SUCCESS));
+        assert_eq!(code(false), format!("{:?}", ExitCode::FAILURE));
+    }
+
+    #[test]
+    fn a_filter_that_matches_nothing_is_an_error() {
+        let nothing = Outcome { name: "crates", count: Count::default(), ok: true, took: Duration::ZERO };
+        assert!(summary(&[nothing], &["nope".into()]).unwrap_err().to_string().contains("nope"));
+    }
+}

@@ -1,0 +1,145 @@
+//! What the end-to-end tests need beside the agent: the network's tools and real clients. One list each; add to them.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::process::{find, is_root, must, output, say};
+use crate::{apt, workspace};
+
+/// (program, Debian package)
+const PROGRAMS: [(&str, &str); 9] = [
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
+    ("sysctl", "procps"),
+    ("nginx", "nginx-light"),
+    ("curl", "curl"),
+    ("tmux", "tmux"),
+    ("python3", "python3"),
+    ("node", "nodejs"),
+    ("npm", "npm"),
+];
+/// Python clients: (module, what pip installs). The tests' interpreter is in `AGENT_TEST_PYTHON`.
+const PYTHON: [(&str, &str); 2] = [("requests", "requests==2.34.2"), ("httpx", "httpx==0.28.1")];
+/// Node clients: what npm installs. `NODE_PATH` of the tests points at them.
+const NODE: [(&str, &str); 1] = [("undici", "undici@7.16.0")];
+
+/// The environment that the tests find their tools by.
+#[derive(Debug, Clone)]
+pub struct Tools {
+    pub variables: Vec<(&'static str, PathBuf)>,
+}
+
+pub fn ensure() -> Result<Tools> {
+    programs()?;
+    Ok(Tools { variables: vec![("AGENT_TEST_PYTHON", python()?), ("NODE_PATH", node()?)] })
+}
+
+fn programs() -> Result<()> {
+    let missing: Vec<&(&str, &str)> = PROGRAMS.iter().filter(|(program, _)| find(program).is_none()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = missing.iter().map(|m| m.0).collect();
+    let packages: Vec<&str> = missing.iter().map(|m| m.1).collect();
+    if !apt::offers(&packages)? {
+        bail!("the tests need {}, which apt does not offer here; install them and run this again", names.join(", "));
+    }
+    let _quiet = NoServices::start(names.contains(&"nginx"))?;
+    apt::install(&packages, "for the tests")
+}
+
+/// While this lives, packages start no service: the tests run their own nginx and want none on port 80.
+struct NoServices {
+    policy: Option<PathBuf>,
+}
+
+impl NoServices {
+    fn start(needed: bool) -> Result<Self> {
+        let policy = PathBuf::from("/usr/sbin/policy-rc.d");
+        if !needed || policy.exists() {
+            return Ok(Self { policy: None });
+        }
+        let source = workspace::cache().join("policy-rc.d");
+        std::fs::create_dir_all(workspace::cache())?;
+        // 101: «forbidden», as invoke-rc.d defines it.
+        std::fs::write(&source, "#!/bin/sh\nexit 101\n")
+            .with_context(|| format!("cannot write {}", source.display()))?;
+        must(crate::process::as_root("install")?.args(["-m", "755"]).arg(&source).arg(&policy))?;
+        Ok(Self { policy: Some(policy) })
+    }
+}
+
+impl Drop for NoServices {
+    fn drop(&mut self) {
+        let Some(policy) = &self.policy else { return };
+        let removed = crate::process::as_root("rm").and_then(|mut rm| must(rm.arg("-f").arg(policy)));
+        if let Err(e) = removed {
+            eprintln!("warning: {e:#}: remove {} by hand, it keeps packages from starting services", policy.display());
+        }
+        // Nor at the next boot. Without systemd there is nothing to switch off.
+        if Path::new("/run/systemd/system").exists() {
+            let disabled = crate::process::as_root("systemctl")
+                .and_then(|mut c| must(c.args(["--quiet", "disable", "nginx.service"])));
+            if let Err(e) = disabled {
+                eprintln!("warning: {e:#}");
+            }
+        }
+    }
+}
+
+/// An interpreter that has the clients: the system's if it has them, else one in the target folder.
+fn python() -> Result<PathBuf> {
+    let imports = PYTHON.map(|(module, _)| format!("import {module}")).join("; ");
+    let has = |python: &Path| output(python, &["-c", &imports]).is_some();
+    let venv = workspace::cache().join("python");
+    let ours = venv.join("bin/python3");
+    let system = find("python3").context("python3 is not installed")?;
+    // sudo gives root another PATH, so the tests get a full path; a version manager's shim needs its user's settings.
+    if has(&ours) {
+        return Ok(ours);
+    }
+    let real = output(&system, &["-c", "import sys; print(sys.executable)"]).map(|p| PathBuf::from(p.trim()));
+    if let Some(real) = real.filter(|p| has(p)) {
+        return Ok(real);
+    }
+    let wanted: Vec<&str> = PYTHON.iter().map(|p| p.1).collect();
+    say(format_args!("installing Python clients for the tests into {}: {}", venv.display(), wanted.join(" ")));
+    if output(&system, &["-c", "import ensurepip, venv"]).is_none() {
+        apt::install(&["python3-venv"], "for the tests")?;
+    }
+    must(Command::new(&system).args(["-m", "venv"]).arg(&venv))?;
+    must(Command::new(&ours).args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(&wanted))
+        .context("cannot install the Python clients; with network access to the package index this works")?;
+    if !has(&ours) {
+        bail!("{} lacks {} although pip installed them", ours.display(), wanted.join(", "));
+    }
+    Ok(ours)
+}
+
+/// The `node_modules` folder with the clients.
+fn node() -> Result<PathBuf> {
+    let dir = workspace::cache().join("node");
+    let modules = dir.join("node_modules");
+    let wanted: Vec<&str> = NODE.iter().map(|p| p.1).collect();
+    let list = dir.join("installed");
+    if std::fs::read_to_string(&list).is_ok_and(|kept| kept == wanted.join("\n"))
+        && NODE.iter().all(|(name, _)| modules.join(name).is_dir())
+    {
+        return Ok(modules);
+    }
+    say(format_args!("installing Node clients for the tests into {}: {}", dir.display(), wanted.join(" ")));
+    std::fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    std::fs::write(dir.join("package.json"), "{\"private\": true}\n").context("cannot write package.json")?;
+    let mut npm = Command::new("npm");
+    npm.current_dir(&dir).args(["install", "--silent", "--no-audit", "--no-fund", "--no-save", "--ignore-scripts"]);
+    if is_root() {
+        // npm as root takes on the folder's owner, which in a container may not exist.
+        npm.env("npm_config_unsafe_perm", "true");
+    }
+    must(npm.args(&wanted))
+        .context("cannot install the Node clients; with network access to the registry this works")?;
+    std::fs::write(&list, wanted.join("\n")).with_context(|| format!("cannot write {}", list.display()))?;
+    Ok(modules)
+}
