@@ -1,10 +1,41 @@
-//! The one place that knows every module.
+//! The one place that knows every module: which command runs what, and how its outcome becomes an exit code.
 
 use std::process::ExitCode;
 
-use crate::cli::Cli;
+use crate::cli::{Cli, Command};
+use crate::config::{self, Platform, UsageError};
+
+mod child;
+mod signals;
+mod watch;
+
+/// Wrong words on the command line, as clap's own.
+const USAGE: u8 = 2;
 
 pub fn run(cli: Cli) -> ExitCode {
-    eprintln!("agent: not wired yet: {cli:?}");
-    ExitCode::FAILURE
+    match dispatch(cli.command) {
+        Ok(code) => ExitCode::from(code),
+        Err(e) => {
+            // One line, causes joined: never a backtrace.
+            eprintln!("agent: {e:#}");
+            ExitCode::from(if e.is::<UsageError>() { USAGE } else { 1 })
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<u8> {
+    match command {
+        Command::Watch(args) => watch::run(config::watch(args, platform())?),
+        Command::Run(args) => watch::run(config::run(args, platform())?),
+        other => anyhow::bail!("{other:?}: this command is not there yet"),
+    }
+}
+
+fn platform() -> Platform {
+    use std::io::IsTerminal;
+    Platform {
+        stdin_is_terminal: std::io::stdin().is_terminal(),
+        stdout_is_terminal: std::io::stdout().is_terminal(),
+        terminal_is_capable: std::env::var_os("TERM").is_some_and(|t| !t.is_empty() && t != "dumb"),
+    }
 }

@@ -125,7 +125,7 @@ pub fn targets(args: TargetArgs, required: bool) -> Result<TargetSpec, UsageErro
 pub fn destinations(args: &DestinationArgs) -> Result<Vec<crate::attribute::Destination>, UsageError> {
     args.destinations
         .iter()
-        .map(|d| crate::attribute::Destination::parse(d).map_err(|e| UsageError(format!("--dst {e}"))))
+        .map(|d| d.parse().map_err(|e: crate::attribute::BadDestination| UsageError(e.to_string())))
         .collect()
 }
 

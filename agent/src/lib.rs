@@ -5,6 +5,7 @@ pub mod action;
 pub mod app;
 pub mod attribute;
 pub mod cli;
+pub mod commands;
 pub mod config;
 pub mod diagnose;
 pub mod model;
