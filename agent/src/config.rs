@@ -164,10 +164,7 @@ fn observe(
         return Err(UsageError("--sample: 50ms is the least".into()));
     }
     if !args.ring_size.is_power_of_two() || !(RING_MIN..=RING_MAX).contains(&args.ring_size) {
-        return Err(UsageError(format!(
-            "--ring-size {} must be a power of two from 4096 to 1GiB",
-            args.ring_size
-        )));
+        return Err(UsageError(format!("--ring-size {} must be a power of two from 4096 to 1GiB", args.ring_size)));
     }
     if args.max_sockets == 0 || args.max_sockets > 4_194_304 {
         return Err(UsageError("--max-sockets must be from 1 to 4194304".into()));

@@ -53,9 +53,7 @@ impl Child {
             })
             .context("cannot start a thread")?;
         let mut pid = [0u8; 4];
-        std::fs::File::from(pid_read)
-            .read_exact(&mut pid)
-            .with_context(|| format!("cannot start '{name}'"))?;
+        std::fs::File::from(pid_read).read_exact(&mut pid).with_context(|| format!("cannot start '{name}'"))?;
         Ok(Self { pid: u32::from_ne_bytes(pid), name, gate: gate_write.into(), done })
     }
 

@@ -32,7 +32,11 @@ impl Ended {
 impl Signals {
     pub fn listen() -> Result<Self> {
         let on = |kind| signal(kind).context("cannot listen for signals");
-        Ok(Self { int: on(SignalKind::interrupt())?, term: on(SignalKind::terminate())?, hup: on(SignalKind::hangup())? })
+        Ok(Self {
+            int: on(SignalKind::interrupt())?,
+            term: on(SignalKind::terminate())?,
+            hup: on(SignalKind::hangup())?,
+        })
     }
 
     /// Cancel-safe.

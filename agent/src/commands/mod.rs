@@ -1,2 +1,1 @@
 //! One file per command that is not a live watch: parse nothing, print, return.
-
