@@ -11,4 +11,5 @@ pub mod diagnose;
 pub mod model;
 pub mod source;
 pub mod state;
+pub mod store;
 pub mod view;
