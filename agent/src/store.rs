@@ -144,7 +144,8 @@ mod tests {
         assert_eq!(store.read("x").unwrap().as_deref(), Some(&b"two"[..]));
         let mode = std::fs::metadata(store.path("x")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        let names: Vec<_> = std::fs::read_dir(dir.path().join("a/b")).unwrap().flatten().map(|e| e.file_name()).collect();
+        let names: Vec<_> =
+            std::fs::read_dir(dir.path().join("a/b")).unwrap().flatten().map(|e| e.file_name()).collect();
         assert_eq!(names, ["x"], "no temporary file stays");
     }
 
