@@ -55,6 +55,16 @@ impl WallClock {
         Self::new(i128::from(wall.tv_sec) * 1_000_000_000 + i128::from(wall.tv_nsec), Mono::now())
     }
 
+    /// Unix time of `t`, nanoseconds.
+    pub fn unix_ns(&self, t: Mono) -> i128 {
+        self.offset_ns + i128::from(t.0)
+    }
+
+    /// The inverse of [`Self::unix_ns`]; `None` outside of what the monotonic clock can say.
+    pub fn mono(&self, unix_ns: i128) -> Option<Mono> {
+        u64::try_from(unix_ns - self.offset_ns).ok().map(Mono)
+    }
+
     fn timestamp(&self, t: Mono) -> jiff::Timestamp {
         jiff::Timestamp::from_nanosecond(self.offset_ns + i128::from(t.0)).unwrap_or(jiff::Timestamp::MIN)
     }

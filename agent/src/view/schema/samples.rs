@@ -1,0 +1,278 @@
+//! One event of each kind with every field set, and one with every optional field absent: for the tests of the views.
+
+use std::time::Duration;
+
+use crate::model::*;
+
+pub(crate) fn clock() -> WallClock {
+    WallClock::new(1_795_453_200_000_000_000, Mono(0))
+}
+
+pub(crate) fn flow() -> Flow {
+    Flow { local: "10.1.0.2:53072".parse().unwrap(), remote: "192.0.2.7:443".parse().unwrap() }
+}
+
+pub(crate) fn detail() -> TcpDetail {
+    TcpDetail {
+        rtt: Some(Duration::from_micros(31_000)),
+        rto: Some(Duration::from_millis(231)),
+        backoff: Some(3),
+        retransmits: Some(4),
+        total_retransmits: Some(9),
+        unacked_segments: Some(2),
+        unacked_bytes: Some(2_896),
+        send_queue_bytes: Some(94_208),
+        bytes_sent: Some(1 << 40),
+        bytes_acked: Some(7),
+        bytes_received: Some(0),
+        last_sent: Some(Duration::from_millis(231)),
+        last_received: Some(Duration::from_millis(302_000)),
+        last_ack: Some(Duration::from_millis(301_969)),
+        segment_bytes: Some(1448),
+        send_mss: Some(1448),
+        send_window_bytes: Some(65_535),
+        user_timeout_ms: Some(0),
+        keepalive: Some(false),
+    }
+}
+
+pub(crate) fn metrics() -> TcpMetrics {
+    TcpMetrics {
+        rtt: Some(Duration::from_micros(31_250)),
+        rto: Some(Duration::from_micros(231_250)),
+        backoff: Some(1),
+        retransmits: Some(1),
+        probes: Some(0),
+        unacked_segments: Some(1),
+        unacked_bytes: Some(100),
+        send_queue_bytes: Some(200),
+        receive_queue_bytes: Some(0),
+        last_sent_ms: Some(40),
+        last_received_ms: Some(50),
+        last_ack_ms: Some(60),
+        bytes_sent: Some(1_000),
+        bytes_received: Some(2_000),
+        bytes_acked: Some(900),
+        data_segments_sent: Some(10),
+        data_segments_received: Some(20),
+        total_retransmits: Some(1),
+        send_mss: Some(1448),
+        send_window_bytes: Some(64_000),
+        congestion_window: Some(10),
+        timer: Some(1),
+        timer_ms: Some(150),
+    }
+}
+
+pub(crate) fn reset() -> Reset {
+    Reset {
+        socket: Some(SocketId(0xfeed)),
+        flow: Some(flow()),
+        netns: Some(4_026_531_840),
+        pid: Some(4182),
+        direction: ResetDirection::Received,
+        origin: ResetOrigin::Middlebox,
+        origin_why: "TTL 64, the flow has 63 \"quoted\"\n".into(),
+        state: Some(TcpState::Established),
+        idle_before: Some(Duration::from_nanos(302_000_000_001)),
+        kernel_reason: Some("TCP_STATE".into()),
+        packet: PacketFacts {
+            ttl: Some(64),
+            flow_ttl: Some(63),
+            flow_ttl_max: Some(63),
+            ip_id: Some(0),
+            flow_ip_id: Some(4242),
+            seq_expected: Some(true),
+            with_ack: Some(true),
+            window: Some(0),
+        },
+        detail: detail(),
+    }
+}
+
+pub(crate) fn empty_reset() -> Reset {
+    Reset {
+        socket: None,
+        flow: None,
+        netns: None,
+        pid: None,
+        direction: ResetDirection::Sent,
+        origin: ResetOrigin::Unknown,
+        origin_why: String::new(),
+        state: None,
+        idle_before: None,
+        kernel_reason: None,
+        packet: PacketFacts::default(),
+        detail: TcpDetail::default(),
+    }
+}
+
+pub(crate) fn retransmit() -> Retransmit {
+    Retransmit {
+        socket: Some(SocketId(u64::MAX)),
+        flow: Some(Flow { local: "[fd00::2]:53072".parse().unwrap(), remote: "[2001:db8::7]:443".parse().unwrap() }),
+        netns: Some(7),
+        pid: Some(1),
+        state: Some(TcpState::Established),
+        how: RetransmitKind::Rto,
+        segments: 3,
+        detail: detail(),
+        gives_up_in: Some(Duration::from_millis(924_600)),
+    }
+}
+
+pub(crate) fn empty_retransmit() -> Retransmit {
+    Retransmit {
+        socket: None,
+        flow: None,
+        netns: None,
+        pid: None,
+        state: None,
+        how: RetransmitKind::Unknown,
+        segments: 1,
+        detail: TcpDetail::default(),
+        gives_up_in: None,
+    }
+}
+
+pub(crate) fn session() -> Session {
+    Session {
+        agent_version: "0.1.0".into(),
+        kernel_release: "6.18.0".into(),
+        arch: "x86_64".into(),
+        command: vec!["agent".into(), "watch".into(), "--pid".into(), "4182".into()],
+        targets: Targets {
+            pids: vec![4182],
+            tree: true,
+            all: false,
+            comms: vec!["node".into()],
+            cgroup: Some("/user.slice".into()),
+            destinations: vec!["api.example.com:443".into()],
+        },
+        hooks: vec![
+            Hook { name: "tcp_send_reset".into(), backend: "tp_btf".into(), attached: true, why_not: None },
+            Hook {
+                name: "provenance".into(),
+                backend: "cgroup_skb".into(),
+                attached: false,
+                why_not: Some("no cgroup2".into()),
+            },
+        ],
+        sysctl: [("tcp_retries2".to_owned(), Some(15)), ("tcp_rto_max_ms".to_owned(), None)].into(),
+        limits: vec!["no provenance".into()],
+    }
+}
+
+pub(crate) fn socket_update() -> SocketUpdate {
+    SocketUpdate {
+        id: Some(SocketId(0xfeed)),
+        family: Some(Family::V4),
+        flow: Some(flow()),
+        remote_name: Some("api.example.com".into()),
+        netns: Some(4_026_531_840),
+        owners: Some(vec![
+            Owner { pid: 4182, comm: "node".into(), fd: Some(23) },
+            Owner { pid: 4190, comm: "worker".into(), fd: None },
+        ]),
+        direction: Some(Direction::Outgoing),
+        state: Some(TcpState::Established),
+        opened: Some(Mono(1_500_000_000)),
+        keepalive: Some(Keepalive {
+            enabled: true,
+            idle_s: 30,
+            interval_s: 10,
+            count: 3,
+            user_timeout_ms: 0,
+            set_by: Some(SetBy::Application),
+        }),
+        counters: Some(Counters { retransmits: 1, rto: 1, ..Counters::default() }),
+        mptcp: Some(false),
+        destroyed: false,
+    }
+}
+
+pub(crate) fn finding() -> Finding {
+    Finding {
+        id: 3,
+        code: Code::IdlePathDead,
+        confidence: Confidence::Likely,
+        status: FindingStatus::Open,
+        opened: Mono(5_000_000_000),
+        sockets: vec![SocketId(0xfeed), SocketId(2)],
+        pid: Some(4182),
+        destination: Some("api.example.com:443".into()),
+        summary: "3 sockets hang; the path forgot them after 4:51 idle".into(),
+        evidence: vec![Evidence { at: Mono(4_000_000_000), text: "94 KiB sent after 302.0 s idle".into() }],
+        rivals: vec!["peer down".into()],
+        advice: vec!["agent keepalive --pid 4182 --idle 30s".into()],
+        gives_up_in_s: Some(820.5),
+        numbers: [("idle_s", 302.0), ("retransmits", 8.0)].into(),
+    }
+}
+
+pub(crate) fn action() -> ActionRecord {
+    let values = OptionValues { enabled: false, idle_s: 7200, interval_s: 75, count: 9, user_timeout_ms: 0 };
+    ActionRecord {
+        action: ActionKind::Keepalive,
+        socket: Some(SocketId(0xfeed)),
+        pid: Some(4182),
+        fd: Some(23),
+        method: Method::Pidfd,
+        before: Some(values),
+        after: Some(OptionValues { enabled: true, idle_s: 30, interval_s: 10, count: 3, ..values }),
+        result: ActionResult::Applied,
+        error: None,
+        remote: Some("192.0.2.7:443".into()),
+        note: Some("2,896 bytes are unacknowledged: keepalive cannot rescue them".into()),
+    }
+}
+
+/// Every kind of event, in an order that a run could have.
+pub(crate) fn all() -> Vec<Event> {
+    let kinds = vec![
+        EventKind::Session(Box::new(session())),
+        EventKind::Socket(Box::new(socket_update())),
+        EventKind::State(StateChange {
+            socket: Some(SocketId(0xbeef)),
+            flow: Some(flow()),
+            netns: Some(1),
+            from: TcpState::Close,
+            to: TcpState::SynSent,
+            pid: Some(4182),
+        }),
+        EventKind::State(StateChange {
+            socket: None,
+            flow: None,
+            netns: None,
+            from: TcpState::SynSent,
+            to: TcpState::Close,
+            pid: None,
+        }),
+        EventKind::Sample(Box::new(Sample {
+            socket: SocketId(0xfeed),
+            state: TcpState::Established,
+            tcp: metrics(),
+            gives_up_in: Some(Duration::from_millis(12_600)),
+        })),
+        EventKind::Sample(Box::new(Sample {
+            socket: SocketId(0xbeef),
+            state: TcpState::CloseWait,
+            tcp: TcpMetrics::default(),
+            gives_up_in: None,
+        })),
+        EventKind::Retransmit(Box::new(retransmit())),
+        EventKind::Retransmit(Box::new(empty_retransmit())),
+        EventKind::Reset(Box::new(reset())),
+        EventKind::Reset(Box::new(empty_reset())),
+        EventKind::Exit { pid: 4190 },
+        EventKind::Finding(Box::new(finding())),
+        EventKind::Action(Box::new(action())),
+        EventKind::Lost(Lost { ring_full: 1, recursion_misses: 2, table_full: 3 }),
+        EventKind::End(Box::new(End {
+            reason: "interrupted".into(),
+            duration: Duration::from_millis(61_500),
+            totals: Totals { sockets: 2, retransmits: 4, resets_received: 1, resets_sent: 1, findings: 1, lost: 6 },
+        })),
+    ];
+    (10u64..).zip(kinds).map(|(s, kind)| Event { at: Mono(s * 1_000_000_007), kind }).collect()
+}
