@@ -94,9 +94,10 @@ impl<'a> Line<'a> {
                 gives_up_in: l.gives_up_in_s.map(|s| s.0),
             })),
             Self::Exit(l) => EventKind::Exit { pid: l.pid },
-            Self::Finding(l) => EventKind::Finding(Box::new(finding(l, mono(l.time), clock).ok_or_else(|| {
-                unknown(&format!("finding '{}'", sanitize(clip(&l.code, 40).as_bytes())))
-            })?)),
+            Self::Finding(l) => EventKind::Finding(Box::new(
+                finding(l, mono(l.time), clock)
+                    .ok_or_else(|| unknown(&format!("finding '{}'", sanitize(clip(&l.code, 40).as_bytes()))))?,
+            )),
             Self::Action(l) => EventKind::Action(Box::new(action(l).ok_or_else(|| unknown("action"))?)),
             Self::Lost(l) => EventKind::Lost(Lost {
                 ring_full: l.ring_full,
