@@ -8,6 +8,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod diagnose;
+pub mod learn;
 pub mod model;
 pub mod source;
 pub mod state;
