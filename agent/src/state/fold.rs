@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::socket::{HistoryKind, Socket};
+use super::socket::{Activity, HistoryKind, Socket};
 use crate::model::{
     ActionKind, ActionRecord, ActionResult, Direction, Mono, Reset, ResetDirection, ResetOrigin, Retransmit,
     RetransmitKind, Sample, SetBy, SocketUpdate, StateChange, TcpDetail, TcpState,
@@ -141,16 +141,28 @@ const JIFFIES_SLACK: Duration = Duration::from_millis(12);
 fn heard(s: &mut Socket, t: Mono) {
     let a = &mut s.activity;
     if a.last_heard.is_none_or(|old| t > old.plus(JIFFIES_SLACK)) {
-        if let (Some(idle), Some(since)) = (a.idle_before, a.unanswered_since)
-            && t > since
-        {
-            a.longest_survived_idle = a.longest_survived_idle.max(Some(idle));
-        }
         a.last_heard = Some(t);
+        if a.pending_gap.is_none()
+            && let (Some(idle), Some(since)) = (a.idle_before, a.unanswered_since)
+        {
+            a.pending_gap = Some((since, idle));
+        }
+        answered(a);
         a.rto_since_heard = 0;
         a.retransmits_since_heard = 0;
         a.unanswered_since = None;
         a.idle_before = None;
+    }
+}
+
+/// The peer was heard after a send that followed a gap: the connection survived that gap.
+fn answered(a: &mut Activity) {
+    if let Some((sent, idle)) = a.pending_gap
+        && a.last_heard.is_some_and(|t| t > sent)
+    {
+        a.survived_gap = Some((sent, idle));
+        a.longest_survived_idle = a.longest_survived_idle.max(Some(idle));
+        a.pending_gap = None;
     }
 }
 
@@ -241,6 +253,7 @@ pub(super) fn sample(s: &mut Socket, at: Mono, x: &Sample) {
     }
     let t = &x.tcp;
     let before = s.activity;
+    let sampled_before = s.tcp_at;
     if let Some(ms) = t.last_received_ms
         && t.bytes_received.is_some_and(|b| b > 0)
     {
@@ -261,12 +274,14 @@ pub(super) fn sample(s: &mut Socket, at: Mono, x: &Sample) {
         };
         if s.activity.last_sent.is_none_or(|o| when > o.plus(JIFFIES_SLACK)) {
             if grew {
-                sent(
-                    s,
-                    when,
-                    old.bytes_sent.zip(t.bytes_sent).map(|(a, b)| b - a),
-                    before.last_heard.max(before.last_sent),
-                );
+                let one_segment = match (old.data_segments_sent, t.data_segments_sent) {
+                    (Some(a), Some(b)) => b.wrapping_sub(a) == 1,
+                    _ => false,
+                };
+                let last = before.last_heard.max(before.last_sent);
+                // Several segments: the first may have left right after the sample before this one.
+                let first_send = if one_segment { Some(when) } else { sampled_before.map(|t| t.min(when)) };
+                sent(s, when, old.bytes_sent.zip(t.bytes_sent).map(|(a, b)| b - a), first_send, last);
             }
             s.activity.last_sent = Some(when);
         }
@@ -282,20 +297,23 @@ pub(super) fn sample(s: &mut Socket, at: Mono, x: &Sample) {
     s.gives_up_at = x.gives_up_in.map(|d| at.plus(d));
 }
 
-/// New data left at `when`, after a silence since `last`.
-fn sent(s: &mut Socket, when: Mono, n: Option<u64>, last: Option<Mono>) {
-    let idle = last.map(|l| when.since(l));
-    if let Some(idle) = idle
-        && s.activity.last_heard.is_some_and(|h| h > when)
-    {
-        s.activity.longest_survived_idle = s.activity.longest_survived_idle.max(Some(idle));
+/// New data left at `when` at the latest, at `first` at the earliest, after a silence since `last`.
+fn sent(s: &mut Socket, when: Mono, n: Option<u64>, first: Option<Mono>, last: Option<Mono>) {
+    let gap = first.zip(last).map(|(first, last)| first.since(last));
+    if let Some(gap) = gap.filter(|g| *g >= SHORTEST_GAP) {
+        s.activity.pending_gap = Some((when, gap));
+        answered(&mut s.activity);
     }
     let mut text = format!("{} sent", bytes(n.unwrap_or(0)));
+    let idle = last.map(|l| when.since(l));
     if let Some(idle) = idle.filter(|i| *i >= Duration::from_secs(2)) {
         text.push_str(&format!(" after {:.1} s idle", idle.as_secs_f64()));
     }
     s.note(when, HistoryKind::Sent, text);
 }
+
+/// Shorter pauses are part of one exchange.
+const SHORTEST_GAP: Duration = Duration::from_secs(1);
 
 /// `94 KiB`: binary units, no fraction from 10 on.
 fn bytes(n: u64) -> String {

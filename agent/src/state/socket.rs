@@ -70,6 +70,10 @@ pub struct Activity {
     /// How long the connection had been idle when that FIN came.
     pub idle_at_fin: Option<Duration>,
     pub syn_retransmits: u32,
+    /// A send after an idle gap that is not answered yet: when, and how long the gap was.
+    pub pending_gap: Option<(Mono, Duration)>,
+    /// The last send after an idle gap that was answered: when, and a lower bound of the gap.
+    pub survived_gap: Option<(Mono, Duration)>,
     /// Longest idle time after which data still got through, this socket's life.
     pub longest_survived_idle: Option<Duration>,
 }
