@@ -1,0 +1,175 @@
+//! The descriptors of a process, and which of them are TCP connections.
+
+use std::ffi::CStr;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Dir, Mode, OFlags, readlinkat_raw};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrAny, sockopt};
+
+use super::options::{self, OptionError, TcpLook};
+use crate::model::{SocketId, TcpState, canonical};
+
+const IPPROTO_TCP: u32 = 6;
+const IPPROTO_UDP: u32 = 17;
+const IPPROTO_MPTCP: u32 = 262;
+
+/// What one descriptor of a process is, seen from /proc without touching it.
+pub(super) enum Kind {
+    Socket,
+    Other,
+    /// Closed in the meantime.
+    Gone,
+}
+
+/// `/proc/PID/fd`, read once: a moving target, as the process goes on opening and closing.
+pub(super) struct Descriptors {
+    dir: OwnedFd,
+    pub numbers: Vec<i32>,
+}
+
+impl Descriptors {
+    pub fn of(pid: u32) -> Result<Self, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(format!("/proc/{pid}/fd"), flags, Mode::empty())?;
+        let mut numbers = Vec::new();
+        for entry in Dir::read_from(&dir)? {
+            if let Some(n) = number(entry?.file_name()) {
+                numbers.push(n);
+            }
+        }
+        numbers.sort_unstable();
+        Ok(Self { dir, numbers })
+    }
+
+    /// Whether descriptor `fd` is a socket. The link is only a hint: the descriptor may change right after.
+    pub fn kind(&self, fd: i32) -> Result<Kind, Errno> {
+        let mut name = [0u8; 12];
+        let digits = decimal(fd, &mut name);
+        let mut link = [MaybeUninit::<u8>::uninit(); 16];
+        match readlinkat_raw(&self.dir, digits, &mut link) {
+            Ok((text, _)) if text.starts_with(b"socket:[") => Ok(Kind::Socket),
+            Ok(_) => Ok(Kind::Other),
+            Err(Errno::NOENT) => Ok(Kind::Gone),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+fn number(name: &CStr) -> Option<i32> {
+    name.to_str().ok()?.parse().ok()
+}
+
+/// `fd` as text without allocating: this runs once per descriptor.
+fn decimal(fd: i32, buffer: &mut [u8; 12]) -> &[u8] {
+    let mut n = fd.unsigned_abs();
+    let mut at = buffer.len();
+    loop {
+        at -= 1;
+        buffer[at] = b'0' + (n % 10) as u8;
+        n /= 10;
+        if n == 0 {
+            return &buffer[at..];
+        }
+    }
+}
+
+/// What a duplicated descriptor turned out to be.
+#[derive(Debug)]
+pub(super) enum Seen {
+    Tcp(Tcp),
+    Listener,
+    /// TCP, but neither connected nor listening.
+    Unconnected,
+    Udp,
+    OtherSocket,
+    NoSocket,
+}
+
+#[derive(Debug)]
+pub(super) struct Tcp {
+    pub id: SocketId,
+    pub remote: Option<SocketAddr>,
+    pub mptcp: bool,
+    pub look: Option<TcpLook>,
+}
+
+/// Classifies a socket that we hold a duplicate of: it cannot be closed, replaced or reused under our hands.
+pub(super) fn classify(fd: BorrowedFd<'_>) -> Result<Seen, OptionError> {
+    let error = |option| move |errno| OptionError { option, setting: false, errno };
+    let domain = match sockopt::socket_domain(fd) {
+        Ok(d) => d,
+        Err(Errno::NOTSOCK) => return Ok(Seen::NoSocket),
+        Err(e) => return Err(error("SO_DOMAIN")(e)),
+    };
+    if domain != AddressFamily::INET && domain != AddressFamily::INET6 {
+        return Ok(Seen::OtherSocket);
+    }
+    let protocol = sockopt::socket_protocol(fd).map_err(error("SO_PROTOCOL"))?;
+    let mptcp = match protocol.map(|p| p.as_raw().get()) {
+        Some(IPPROTO_TCP) => false,
+        Some(IPPROTO_MPTCP) => true,
+        Some(IPPROTO_UDP) => return Ok(Seen::Udp),
+        _ => return Ok(Seen::OtherSocket),
+    };
+    // An MPTCP socket answers TCP_INFO for its first subflow where the kernel knows how.
+    let look = match options::look(fd) {
+        Ok(look) => Some(look),
+        Err(_) if mptcp => None,
+        Err(e) => return Err(e),
+    };
+    match look.and_then(|l| l.state) {
+        Some(TcpState::Listen) => return Ok(Seen::Listener),
+        Some(TcpState::Close | TcpState::TimeWait) => return Ok(Seen::Unconnected),
+        _ => {}
+    }
+    let remote = match rustix::net::getpeername(fd) {
+        Ok(Some(any)) => address(&any),
+        // SYN_SENT: the address is known to the kernel but getpeername does not tell it before the connection is up.
+        _ => None,
+    };
+    let id = SocketId(sockopt::socket_cookie(fd.as_fd()).map_err(error("SO_COOKIE"))?);
+    Ok(Seen::Tcp(Tcp { id, remote, mptcp, look }))
+}
+
+fn address(any: &SocketAddrAny) -> Option<SocketAddr> {
+    let addr = SocketAddr::try_from(any.clone()).ok()?;
+    Some(SocketAddr::new(canonical(addr.ip()), addr.port()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn numbers_become_text() {
+        let mut b = [0; 12];
+        assert_eq!(decimal(0, &mut b), b"0");
+        assert_eq!(decimal(1_048_575, &mut b), b"1048575");
+    }
+
+    #[test]
+    fn each_kind_of_descriptor_is_told_apart() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let stream = TcpStream::connect(addr).unwrap();
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let (unix, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let file = std::fs::File::open("/proc/self/status").unwrap();
+        assert!(matches!(classify(listener.as_fd()).unwrap(), Seen::Listener));
+        assert!(matches!(classify(udp.as_fd()).unwrap(), Seen::Udp));
+        assert!(matches!(classify(unix.as_fd()).unwrap(), Seen::OtherSocket));
+        assert!(matches!(classify(file.as_fd()).unwrap(), Seen::NoSocket));
+        let Seen::Tcp(tcp) = classify(stream.as_fd()).unwrap() else { panic!("no TCP socket") };
+        assert_eq!((tcp.remote, tcp.mptcp), (Some(addr), false));
+        assert_ne!(tcp.id.0, 0);
+        let own = Descriptors::of(std::process::id()).unwrap();
+        assert!(own.numbers.contains(&stream.as_raw_fd()));
+        assert!(matches!(own.kind(stream.as_raw_fd()).unwrap(), Kind::Socket));
+        assert!(matches!(own.kind(file.as_raw_fd()).unwrap(), Kind::Other));
+    }
+}

@@ -1,0 +1,256 @@
+//! The usual method: duplicate a descriptor of the target (`pidfd_getfd`) and call setsockopt on the duplicate. The
+//! target neither stops nor notices; a socket belongs to no process, so that setting it here sets it there.
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+
+use super::lookup::{self, Descriptors, Kind, Seen, Tcp};
+use super::options::{self, OptionError, Wanted, values_text};
+use super::{Intent, Ledger, Outcome, What, failed, permission, stuck};
+use crate::model::{ActionRecord, ActionResult, Method, OptionValues, SocketId};
+
+pub(super) fn perform(intent: &Intent, mut ledger: Option<&mut Ledger>) -> Outcome {
+    let started = Instant::now();
+    let mut out = Outcome::default();
+    let mut done = BTreeSet::new();
+    for pid in &intent.selection.pids {
+        let mut pass = Pass { intent, pid: *pid, out: &mut out, done: &mut done, ledger: ledger.as_deref_mut() };
+        if let Err(why) = pass.process() {
+            out.records.push(ActionRecord { pid: Some(*pid), ..failed(intent.kind(), Method::Pidfd, why) });
+        }
+    }
+    out.took = started.elapsed();
+    super::finish(intent, &mut out, ledger, &done);
+    out
+}
+
+/// `pidfd_open`, with an error that says what to do.
+pub(super) fn open(pid: u32) -> Result<OwnedFd, String> {
+    let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| format!("{pid} is no process id"))?;
+    pidfd_open(raw, PidfdFlags::empty()).map_err(|e| match e {
+        // EINVAL, from 6.9 on ENOENT: the id of a thread that leads no process.
+        Errno::INVAL | Errno::NOENT => match leader(pid) {
+            Some(tgid) => format!("{pid} is a thread of process {tgid}; give --pid {tgid}"),
+            None => permission::gone(pid),
+        },
+        e => permission::reach(pid, "open the process", e),
+    })
+}
+
+fn leader(tid: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
+    let tgid = status.lines().find_map(|l| l.strip_prefix("Tgid:"))?.trim().parse().ok()?;
+    (tgid != tid).then_some(tgid)
+}
+
+struct Pass<'a> {
+    intent: &'a Intent,
+    pid: u32,
+    out: &'a mut Outcome,
+    /// Sockets that were handled, in this process or one before.
+    done: &'a mut BTreeSet<SocketId>,
+    ledger: Option<&'a mut Ledger>,
+}
+
+impl Pass<'_> {
+    fn process(&mut self) -> Result<(), String> {
+        let pid = self.pid;
+        let pidfd = open(pid)?;
+        let files = Descriptors::of(pid).map_err(|e| permission::reach(pid, "list the descriptors", e))?;
+        let mut vanished = 0usize;
+        for (nth, fd) in files.numbers.iter().copied().enumerate() {
+            match files.kind(fd) {
+                Ok(Kind::Socket) => {}
+                Ok(Kind::Other) => {
+                    self.out.skipped.no_socket += 1;
+                    continue;
+                }
+                Ok(Kind::Gone) => {
+                    vanished += 1;
+                    continue;
+                }
+                Err(e) => return Err(permission::reach(pid, "look at the descriptors", e)),
+            }
+            match pidfd_getfd(&pidfd, fd, PidfdGetfdFlags::empty()) {
+                Ok(dup) => self.descriptor(fd, dup.as_fd()),
+                // Closed since the listing.
+                Err(Errno::BADF) => {}
+                Err(Errno::SRCH) => {
+                    return Err(format!("process {pid} exited after {nth} of {} descriptors", files.numbers.len()));
+                }
+                Err(e) => return Err(permission::reach(pid, "duplicate a descriptor", e)),
+            }
+        }
+        if vanished > 0 && open(pid).is_err() {
+            return Err(format!("process {pid} exited meanwhile"));
+        }
+        Ok(())
+    }
+
+    fn descriptor(&mut self, fd: i32, dup: BorrowedFd<'_>) {
+        let skipped = &mut self.out.skipped;
+        match lookup::classify(dup) {
+            Ok(Seen::Tcp(tcp)) => {
+                if !self.intent.selection.wants(tcp.id) || !self.intent.selection.wants_remote(tcp.remote) {
+                    skipped.filtered += 1;
+                } else if !self.done.insert(tcp.id) {
+                    skipped.shared += 1;
+                } else {
+                    let record = self.socket(fd, dup, &tcp);
+                    self.out.records.extend(record);
+                }
+            }
+            Ok(Seen::Listener) => skipped.listeners += 1,
+            Ok(Seen::Unconnected) => skipped.unconnected += 1,
+            Ok(Seen::Udp) => skipped.udp += 1,
+            Ok(Seen::OtherSocket) => skipped.other_sockets += 1,
+            Ok(Seen::NoSocket) => skipped.no_socket += 1,
+            Err(e) => {
+                let why = format!("cannot read {}: {}", e.option, e.errno);
+                let record = failed(self.intent.kind(), Method::Pidfd, why);
+                self.out.records.push(ActionRecord { pid: Some(self.pid), fd: Some(fd), ..record });
+            }
+        }
+    }
+
+    fn socket(&mut self, fd: i32, dup: BorrowedFd<'_>, tcp: &Tcp) -> Option<ActionRecord> {
+        let mut record = ActionRecord {
+            action: self.intent.kind(),
+            socket: Some(tcp.id),
+            pid: Some(self.pid),
+            fd: Some(fd),
+            method: Method::Pidfd,
+            before: None,
+            after: None,
+            result: ActionResult::Failed,
+            error: None,
+            remote: tcp.remote.map(|r| r.to_string()),
+            note: None,
+        };
+        let before = match options::read(dup) {
+            Ok(v) => v,
+            Err(e) => {
+                record.error = Some(option_error(e, tcp.mptcp));
+                return Some(record);
+            }
+        };
+        record.before = Some(before);
+        let wanted = match self.intent.what {
+            What::Set(w) => w,
+            What::Undo => match self.to_undo(tcp.id, before, &mut record)? {
+                Some(w) => w,
+                None => return Some(record),
+            },
+            What::Close => return None,
+        };
+        self.change(dup, tcp, &wanted, before, &mut record);
+        if self.intent.kind() != crate::model::ActionKind::Undo {
+            record.note = record.after.or(record.before).and_then(|v| note(tcp, v));
+        }
+        Some(record)
+    }
+
+    /// What undoing means for this socket. Outer `None`: the agent never changed it. Inner `None`: `record` says why
+    /// it is left alone.
+    fn to_undo(&mut self, id: SocketId, now: OptionValues, record: &mut ActionRecord) -> Option<Option<Wanted>> {
+        let Some(entry) = self.ledger.as_deref().and_then(|l| l.get(id)).copied() else {
+            self.out.skipped.not_ours += 1;
+            return None;
+        };
+        if now == entry.after {
+            return Some(Some(Wanted::exactly(entry.before)));
+        }
+        record.result = ActionResult::Unchanged;
+        record.after = Some(now);
+        record.note = Some(if now == entry.before {
+            "it has its old values already".into()
+        } else {
+            format!(
+                "left alone: the agent had set {}, but since then its application set {}",
+                values_text(entry.after),
+                values_text(now)
+            )
+        });
+        if !self.intent.dry_run
+            && let Some(l) = self.ledger.as_deref_mut()
+        {
+            l.forget(id);
+        }
+        Some(None)
+    }
+
+    fn change(
+        &mut self,
+        dup: BorrowedFd<'_>,
+        tcp: &Tcp,
+        wanted: &Wanted,
+        before: OptionValues,
+        record: &mut ActionRecord,
+    ) {
+        let goal = wanted.over(before);
+        if goal == before || self.intent.dry_run {
+            record.after = Some(goal);
+            record.result = if goal == before { ActionResult::Unchanged } else { ActionResult::WouldApply };
+            return;
+        }
+        let set = options::set(dup, wanted, before);
+        let after = options::read(dup);
+        record.after = after.ok();
+        match (set, after) {
+            (Ok(()), Ok(after)) if after == goal => {
+                record.result = ActionResult::Applied;
+                self.note_change(tcp.id, before, after);
+            }
+            (Ok(()), Ok(after)) => {
+                record.error = Some(format!(
+                    "the kernel took the values but reads back {}: somebody else set it at the same moment",
+                    values_text(after)
+                ));
+            }
+            (Ok(()), Err(e)) => record.error = Some(option_error(e, tcp.mptcp)),
+            (Err(e), after) => {
+                record.error = Some(option_error(e, tcp.mptcp));
+                // All or nothing: a socket with half of the options would behave like neither.
+                if let Ok(now) = after
+                    && now != before
+                    && options::set(dup, &Wanted::exactly(before), now).is_ok()
+                {
+                    record.after = Some(before);
+                }
+            }
+        }
+    }
+
+    fn note_change(&mut self, id: SocketId, before: OptionValues, after: OptionValues) {
+        if let Some(l) = self.ledger.as_deref_mut() {
+            match self.intent.what {
+                What::Undo => l.forget(id),
+                _ => l.note(id, self.pid, before, after),
+            }
+        }
+    }
+}
+
+fn option_error(e: OptionError, mptcp: bool) -> String {
+    let verb = if e.setting { "set" } else { "read" };
+    match e.errno {
+        Errno::OPNOTSUPP | Errno::NOPROTOOPT if mptcp => format!(
+            "MPTCP socket: this kernel does not let {} be {verb} on it; its subflows keep their values",
+            e.option
+        ),
+        errno => format!("cannot {verb} {}: {errno}", e.option),
+    }
+}
+
+/// What keepalive cannot do for this socket, if so.
+fn note(tcp: &Tcp, now: OptionValues) -> Option<String> {
+    let look = tcp.look?;
+    match stuck::stuck(&look) {
+        Some(s) => Some(s.note(now.user_timeout_ms)),
+        None => stuck::in_flight_note(&look),
+    }
+}
