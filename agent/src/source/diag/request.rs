@@ -179,7 +179,8 @@ mod tests {
                     n += 1;
                     answers[n - 1]
                 };
-                at += if yes { usize::from(p[at + 1]) } else { usize::from(u16::from_ne_bytes([p[at + 2], p[at + 3]])) };
+                at +=
+                    if yes { usize::from(p[at + 1]) } else { usize::from(u16::from_ne_bytes([p[at + 2], p[at + 3]])) };
             }
             at == p.len()
         };

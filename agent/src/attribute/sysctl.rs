@@ -1,0 +1,102 @@
+//! The sysctls that decide how long TCP tries, read inside the network namespace they belong to.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::time::Duration;
+
+use crate::source::diag::NetNs;
+
+/// Names below `/proc/sys/net/ipv4` (IPv6 TCP uses them too). From which kernel, where not all have it:
+/// `tcp_syn_linear_timeouts` 6.5, `tcp_rto_min_us` 6.11, `tcp_rto_max_ms` 6.15.
+pub const NAMES: [&str; 12] = [
+    "tcp_retries1",
+    "tcp_retries2",
+    "tcp_rto_max_ms",
+    "tcp_rto_min_us",
+    "tcp_syn_retries",
+    "tcp_syn_linear_timeouts",
+    "tcp_synack_retries",
+    "tcp_orphan_retries",
+    "tcp_keepalive_time",
+    "tcp_keepalive_intvl",
+    "tcp_keepalive_probes",
+    "tcp_thin_linear_timeouts",
+];
+
+/// Values of one network namespace. A sysctl that this kernel lacks has the value the kernel has built in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sysctls {
+    pub retries2: u32,
+    pub rto_max: Duration,
+    pub rto_min: Duration,
+    pub syn_retries: u32,
+    pub syn_linear_timeouts: u32,
+    pub orphan_retries: u32,
+}
+
+impl Default for Sysctls {
+    /// The kernel's defaults (`include/net/tcp.h`); no linear SYN timeouts, as before 6.5.
+    fn default() -> Self {
+        Self {
+            retries2: 15,
+            rto_max: Duration::from_secs(120),
+            rto_min: Duration::from_millis(200),
+            syn_retries: 6,
+            syn_linear_timeouts: 0,
+            orphan_retries: 0,
+        }
+    }
+}
+
+impl Sysctls {
+    /// From name and value, as [`read`] returns them.
+    pub fn from_map(map: &BTreeMap<String, Option<i64>>) -> Self {
+        let d = Self::default();
+        let of = |name: &str| map.get(name).copied().flatten().and_then(|v| u32::try_from(v).ok());
+        Self {
+            retries2: of("tcp_retries2").unwrap_or(d.retries2),
+            rto_max: of("tcp_rto_max_ms").map_or(d.rto_max, |ms| Duration::from_millis(u64::from(ms))),
+            rto_min: of("tcp_rto_min_us").map_or(d.rto_min, |us| Duration::from_micros(u64::from(us))),
+            syn_retries: of("tcp_syn_retries").unwrap_or(d.syn_retries),
+            syn_linear_timeouts: of("tcp_syn_linear_timeouts").unwrap_or(d.syn_linear_timeouts),
+            orphan_retries: of("tcp_orphan_retries").unwrap_or(d.orphan_retries),
+        }
+    }
+}
+
+/// All of [`NAMES`] in `netns`; `None` where the kernel has no such sysctl. `/proc/sys/net` shows the namespace of
+/// the thread that looks.
+pub fn read(netns: &NetNs) -> io::Result<BTreeMap<String, Option<i64>>> {
+    netns.inside(|| {
+        Ok(NAMES
+            .iter()
+            .map(|name| {
+                let text = std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).ok();
+                ((*name).to_owned(), text.and_then(|t| t.trim().parse().ok()))
+            })
+            .collect())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_kernel_lacks_has_its_built_in_value() {
+        let map = BTreeMap::from([
+            ("tcp_retries2".to_owned(), Some(5)),
+            ("tcp_rto_max_ms".to_owned(), None),
+            ("tcp_syn_linear_timeouts".to_owned(), Some(4)),
+            ("tcp_orphan_retries".to_owned(), Some(-1)),
+        ]);
+        let s = Sysctls::from_map(&map);
+        assert_eq!(s, Sysctls { retries2: 5, syn_linear_timeouts: 4, ..Sysctls::default() });
+    }
+
+    #[test]
+    fn this_kernel_has_retries2() {
+        let map = read(&NetNs::own().unwrap()).unwrap();
+        assert!(map["tcp_retries2"].is_some_and(|v| v > 0), "{map:?}");
+    }
+}
