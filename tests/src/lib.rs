@@ -1,1 +1,8 @@
+//! The product against the running kernel: a network of namespaces ([`lab`]), programs that make things happen in it
+//! ([`workload`]), the agent as a child process ([`runner`]) and a way to say what its lines must hold ([`expect`]).
 
+pub mod expect;
+pub mod lab;
+pub mod runner;
+pub mod wait;
+pub mod workload;

@@ -1,0 +1,93 @@
+//! A growing list of JSON lines that several readers wait on.
+
+use std::io::{BufRead, BufReader, Read};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// How long anything may take on a busy machine before the test says that it does not happen.
+pub const PATIENCE: Duration = Duration::from_secs(25);
+
+/// What a child has printed so far.
+#[derive(Debug, Default)]
+pub struct Printed {
+    pub lines: Vec<Value>,
+    /// Lines that are no JSON, with their number.
+    pub broken: Vec<(usize, String)>,
+    /// The text after the last line feed at the end, empty in a whole output.
+    pub rest: String,
+    pub ended: bool,
+}
+
+/// Shared by the thread that reads and the tests that wait.
+#[derive(Debug, Clone, Default)]
+pub struct Lines(Arc<(Mutex<Printed>, Condvar)>);
+
+impl Lines {
+    /// Reads `from` on a thread of its own until its end.
+    pub fn read_from(from: impl Read + Send + 'static) -> Self {
+        let lines = Self::default();
+        let writer = lines.clone();
+        std::thread::spawn(move || {
+            let mut reader = BufReader::new(from);
+            let mut buffer = Vec::new();
+            loop {
+                buffer.clear();
+                match reader.read_until(b'\n', &mut buffer) {
+                    Ok(0) | Err(_) => break,
+                    Ok(_) => writer.push(&String::from_utf8_lossy(&buffer)),
+                }
+            }
+            writer.lock().ended = true;
+            writer.0.1.notify_all();
+        });
+        lines
+    }
+
+    fn push(&self, text: &str) {
+        let mut p = self.lock();
+        match text.strip_suffix('\n') {
+            None => p.rest = text.to_owned(),
+            Some(line) => match serde_json::from_str(line) {
+                Ok(value) => p.lines.push(value),
+                Err(_) => {
+                    let number = p.lines.len() + p.broken.len();
+                    p.broken.push((number, line.to_owned()));
+                }
+            },
+        }
+        drop(p);
+        self.0.1.notify_all();
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, Printed> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `look` finds what it wants; `None` at the deadline or when the output has ended without it.
+    pub fn wait<T>(&self, patience: Duration, mut look: impl FnMut(&Printed) -> Option<T>) -> Option<T> {
+        let deadline = Instant::now() + patience;
+        let mut p = self.lock();
+        loop {
+            if let Some(found) = look(&p) {
+                return Some(found);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || p.ended {
+                return None;
+            }
+            p = self.0.1.wait_timeout(p, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// Asks `condition` every 10 ms until it holds; panics with `what` after [`PATIENCE`]. For facts that the kernel tells
+/// only when asked, like counters.
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "did not happen within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
