@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use crate::cli::{Cli, Command};
+use crate::commands;
 use crate::config::{self, Platform, UsageError};
 
 mod child;
@@ -27,6 +28,7 @@ fn dispatch(command: Command) -> anyhow::Result<u8> {
     match command {
         Command::Watch(args) => watch::run(config::watch(args, platform())?),
         Command::Run(args) => watch::run(config::run(args, platform())?),
+        Command::Limits(args) => commands::limits::run(args),
         other => anyhow::bail!("{other:?}: this command is not there yet"),
     }
 }

@@ -1,0 +1,273 @@
+//! Turns what happens to sockets into samples. Fed with each socket that changed; time is passed in.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use super::book::{Book, Key};
+use super::limits::{Limits, SHORTEST_GAP};
+use crate::model::{Mono, ResetDirection, ResetOrigin, SocketId, TcpState};
+use crate::state::Socket;
+
+/// Unanswered RTOs before a send counts as swallowed: one may be plain loss.
+const DEAD_RTOS: u32 = 2;
+/// A gap must be at least this long, and this many round trips, before a silence after it is blamed on it.
+const DEAD_GAP: Duration = Duration::from_secs(2);
+const DEAD_GAP_ROUND_TRIPS: u32 = 20;
+
+/// What was already counted of one socket: every sample once.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    fin: bool,
+    survived: Option<Mono>,
+    dead: Option<Mono>,
+    reset: Option<Mono>,
+}
+
+/// Learns from sockets; holds what earlier runs knew (`known`) apart from what this run added (`learned`).
+#[derive(Debug, Default)]
+pub struct Learner {
+    known: Book,
+    learned: Book,
+    seen: HashMap<SocketId, Seen>,
+    /// Whether something was learned since [`Learner::take_learned`].
+    dirty: bool,
+}
+
+impl Learner {
+    pub fn new(known: Book) -> Self {
+        Self { known, ..Self::default() }
+    }
+
+    /// Looks at a socket that changed. `unix_s` is the wall time in seconds, kept only to know which destination was
+    /// seen last.
+    pub fn observe(&mut self, unix_s: i64, socket: &Socket) {
+        let Some(flow) = socket.flow else { return };
+        if socket.direction == Some(crate::model::Direction::Incoming) || flow.remote.ip().is_unspecified() {
+            return;
+        }
+        let mut seen = self.seen.get(&socket.id).copied().unwrap_or_default();
+        let samples = samples(socket, &mut seen);
+        if socket.is_closed() && samples.is_empty() {
+            self.seen.remove(&socket.id);
+            return;
+        }
+        self.seen.insert(socket.id, seen);
+        if samples.is_empty() {
+            return;
+        }
+        let key = Key { name: socket.remote_name.as_deref().map(str::to_owned), address: flow.remote.to_string() };
+        let limits = self.learned.entries.entry(key).or_default();
+        limits.updated = unix_s;
+        for sample in samples {
+            sample.apply(limits);
+        }
+        self.dirty = true;
+    }
+
+    /// Forgets sockets that are no longer in the table.
+    pub fn retain(&mut self, mut alive: impl FnMut(SocketId) -> bool) {
+        self.seen.retain(|id, _| alive(*id));
+    }
+
+    /// What is known of a destination, earlier runs included.
+    pub fn limits(&self, key: &Key) -> Option<Limits> {
+        match (self.known.entries.get(key), self.learned.entries.get(key)) {
+            (Some(old), Some(new)) => {
+                let mut all = old.clone();
+                all.merge(new);
+                Some(all)
+            }
+            (Some(one), None) | (None, Some(one)) => Some(one.clone()),
+            (None, None) => None,
+        }
+    }
+
+    /// Everything known, earlier runs included.
+    pub fn all(&self) -> Book {
+        let mut all = self.known.clone();
+        all.merge(&self.learned);
+        all
+    }
+
+    /// What this run learned since it was last saved; `None` if nothing.
+    pub fn unsaved(&self) -> Option<&Book> {
+        self.dirty.then_some(&self.learned)
+    }
+
+    /// The file now holds `merged`: nothing is unsaved any more.
+    pub fn saved(&mut self, merged: Book) {
+        self.known = merged;
+        self.learned = Book::default();
+        self.dirty = false;
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Sample {
+    ServerClosed(Duration),
+    Survived(Duration),
+    Swallowed(Duration),
+    Reset(Duration, ResetOrigin),
+    /// Written to a connection that the server had closed: the limit was counted at its FIN.
+    ResetAfterFin(Duration),
+}
+
+impl Sample {
+    fn apply(self, l: &mut Limits) {
+        match self {
+            Self::ServerClosed(idle) => l.server_close.add(idle),
+            Self::Survived(idle) => l.survive(idle),
+            Self::Swallowed(idle) => {
+                l.path_drop.add(idle);
+                l.fail(idle);
+            }
+            Self::Reset(idle, ResetOrigin::Middlebox) => {
+                l.path_reset.add(idle);
+                l.fail(idle);
+            }
+            Self::Reset(idle, _) => {
+                l.reset.add(idle);
+                l.fail(idle);
+            }
+            Self::ResetAfterFin(idle) => l.fail(idle),
+        }
+    }
+}
+
+fn samples(s: &Socket, seen: &mut Seen) -> Vec<Sample> {
+    let mut out = Vec::new();
+    let a = &s.activity;
+    if let (Some(_), Some(idle), false) = (a.fin_received, a.idle_at_fin, seen.fin) {
+        seen.fin = true;
+        // An answered exchange, then silence, then FIN: the server's idle limit. A FIN instead of an answer is not.
+        let answered = a.last_data_received.is_some() && a.last_data_received >= a.last_sent;
+        if answered && idle >= SHORTEST_GAP {
+            out.push(Sample::ServerClosed(idle));
+        }
+    }
+    if let Some((at, gap)) = a.survived_gap.filter(|(at, _)| seen.survived != Some(*at)) {
+        seen.survived = Some(at);
+        out.push(Sample::Survived(gap));
+    }
+    let fin_before = a.fin_received.is_some() || s.state == Some(TcpState::CloseWait);
+    if let (Some(since), Some(idle)) = (a.unanswered_since, a.idle_before)
+        && a.rto_since_heard >= DEAD_RTOS
+        && seen.dead.is_none_or(|t| t != since)
+        && !fin_before
+    {
+        let round_trips = s.tcp.rtt.unwrap_or_default() * DEAD_GAP_ROUND_TRIPS;
+        if idle >= DEAD_GAP.max(round_trips) {
+            seen.dead = Some(since);
+            out.push(Sample::Swallowed(idle));
+        }
+    }
+    if let (Some(at), Some(reset)) = (s.last_reset_at, &s.last_reset)
+        && reset.direction == ResetDirection::Received
+        && seen.reset != Some(at)
+    {
+        seen.reset = Some(at);
+        // A swallowed send whose retransmit is finally reset is one failure, not two.
+        let counted = seen.dead.is_some() && seen.dead == a.unanswered_since;
+        if let Some(idle) = reset.idle_before.filter(|i| *i >= SHORTEST_GAP && !counted) {
+            out.push(if fin_before { Sample::ResetAfterFin(idle) } else { Sample::Reset(idle, reset.origin) });
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Flow;
+
+    fn socket() -> Socket {
+        let mut s = Socket::new(SocketId(7), Mono(0));
+        s.flow = Some(Flow { local: "10.0.0.1:5000".parse().unwrap(), remote: "192.0.2.1:443".parse().unwrap() });
+        s.state = Some(TcpState::Established);
+        s
+    }
+
+    fn at(s: f64) -> Option<Mono> {
+        Some(Mono::from_secs_f64(s))
+    }
+
+    fn only(l: &Learner) -> Limits {
+        let all = l.all();
+        assert_eq!(all.entries.len(), 1);
+        all.entries.values().next().unwrap().clone()
+    }
+
+    #[test]
+    fn a_fin_after_an_answered_exchange_is_the_servers_limit_once() {
+        let mut l = Learner::default();
+        let mut s = socket();
+        s.activity.last_sent = at(10.0);
+        s.activity.last_data_received = at(10.1);
+        s.activity.fin_received = at(15.1);
+        s.activity.idle_at_fin = Some(Duration::from_secs(5));
+        l.observe(1, &s);
+        l.observe(2, &s);
+        assert_eq!(only(&l).server_close.recent_s, [5.0]);
+    }
+
+    #[test]
+    fn a_fin_instead_of_an_answer_is_not() {
+        let mut l = Learner::default();
+        let mut s = socket();
+        s.activity.last_data_received = at(5.0);
+        s.activity.last_sent = at(10.0);
+        s.activity.fin_received = at(15.0);
+        s.activity.idle_at_fin = Some(Duration::from_secs(5));
+        l.observe(1, &s);
+        assert!(l.all().entries.is_empty());
+    }
+
+    #[test]
+    fn a_swallowed_send_counts_once_and_needs_a_gap() {
+        let mut l = Learner::default();
+        let mut s = socket();
+        s.activity.unanswered_since = at(20.0);
+        s.activity.idle_before = Some(Duration::from_millis(1_500));
+        s.activity.rto_since_heard = 5;
+        l.observe(1, &s);
+        assert!(l.all().entries.is_empty(), "1.5 s is no gap to blame");
+        s.activity.idle_before = Some(Duration::from_secs(6));
+        s.activity.rto_since_heard = 1;
+        l.observe(1, &s);
+        assert!(l.all().entries.is_empty(), "one RTO may be loss");
+        s.activity.rto_since_heard = 2;
+        l.observe(1, &s);
+        s.activity.rto_since_heard = 3;
+        l.observe(1, &s);
+        assert_eq!(only(&l).path_drop.recent_s, [6.0]);
+        assert_eq!(only(&l).buckets[0].failed, 1);
+    }
+
+    #[test]
+    fn survivors_and_names_are_kept_apart() {
+        let mut l = Learner::default();
+        let mut s = socket();
+        s.activity.survived_gap = Some((Mono(9), Duration::from_secs(55)));
+        l.observe(1, &s);
+        s.remote_name = Some("api.example.com".into());
+        s.activity.survived_gap = Some((Mono(10), Duration::from_secs(40)));
+        l.observe(1, &s);
+        let all = l.all();
+        assert_eq!(all.entries.len(), 2);
+        let by_name = l.limits(&Key { name: Some("api.example.com".into()), address: "192.0.2.1:443".into() });
+        assert_eq!(by_name.unwrap().longest_survivor_s, Some(40.0));
+    }
+
+    #[test]
+    fn saving_moves_what_was_learned_to_what_is_known() {
+        let mut l = Learner::default();
+        assert_eq!(l.unsaved(), None);
+        let mut s = socket();
+        s.activity.survived_gap = Some((Mono(9), Duration::from_secs(3)));
+        l.observe(1, &s);
+        let merged = l.unsaved().unwrap().clone();
+        l.saved(merged);
+        assert_eq!(l.unsaved(), None);
+        assert_eq!(only(&l).survived, 1);
+    }
+}
