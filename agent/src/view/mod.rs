@@ -1,5 +1,6 @@
 //! What a person or a program sees. Every view reads the same immutable snapshot.
 
+pub mod alert;
 pub mod schema;
 pub mod text;
 pub mod tui;
