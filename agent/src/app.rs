@@ -29,6 +29,7 @@ fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Watch(args) => watch::run(config::watch(args, platform())?),
         Command::Run(args) => watch::run(config::run(args, platform())?),
         Command::Limits(args) => commands::limits::run(args),
+        Command::Probe(args) => commands::probe::run(args, signals::stop_flag()?, |_| None),
         other => anyhow::bail!("{other:?}: this command is not there yet"),
     }
 }

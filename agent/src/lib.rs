@@ -10,6 +10,7 @@ pub mod config;
 pub mod diagnose;
 pub mod learn;
 pub mod model;
+pub mod probe;
 pub mod source;
 pub mod state;
 pub mod store;

@@ -1,5 +1,8 @@
 //! The signals that end a watch in order.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use anyhow::{Context, Result};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -47,4 +50,28 @@ impl Signals {
             _ = self.hup.recv() => Ended::HungUp,
         }
     }
+}
+
+/// A flag that the first SIGINT or SIGTERM sets, for work that runs on threads; the second one ends the program.
+pub fn stop_flag() -> Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
+    // The handlers are in place before this returns.
+    let mut signals = {
+        let _inside = runtime.enter();
+        Signals::listen()?
+    };
+    let shared = flag.clone();
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            runtime.block_on(async {
+                signals.next().await;
+                shared.store(true, Ordering::Relaxed);
+                signals.next().await;
+                std::process::exit(130);
+            });
+        })
+        .context("cannot start a thread")?;
+    Ok(flag)
 }

@@ -1,2 +1,3 @@
 //! One file per command that is not a live watch: parse nothing, print, return.
 pub mod limits;
+pub mod probe;
