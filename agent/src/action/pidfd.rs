@@ -141,7 +141,7 @@ impl Pass<'_> {
         record.before = Some(before);
         let wanted = match self.intent.what {
             What::Set(w) => w,
-            What::Undo => match self.to_undo(tcp.id, before, &mut record)? {
+            What::Undo => match self.undo_plan(tcp.id, before, &mut record)? {
                 Some(w) => w,
                 None => return Some(record),
             },
@@ -156,7 +156,7 @@ impl Pass<'_> {
 
     /// What undoing means for this socket. Outer `None`: the agent never changed it. Inner `None`: `record` says why
     /// it is left alone.
-    fn to_undo(&mut self, id: SocketId, now: OptionValues, record: &mut ActionRecord) -> Option<Option<Wanted>> {
+    fn undo_plan(&mut self, id: SocketId, now: OptionValues, record: &mut ActionRecord) -> Option<Option<Wanted>> {
         let Some(entry) = self.ledger.as_deref().and_then(|l| l.get(id)).copied() else {
             self.out.skipped.not_ours += 1;
             return None;
