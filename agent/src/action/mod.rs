@@ -3,12 +3,14 @@
 //! A command or a key becomes an [`Intent`]; [`perform`] carries it out and returns what happened, one
 //! [`ActionRecord`] per socket. It blocks (a few microseconds per socket): call it from a thread that may.
 
+mod close;
 mod ledger;
 mod lookup;
 pub mod options;
 mod permission;
 mod pidfd;
 pub mod policy;
+mod scan;
 mod stuck;
 
 use std::collections::BTreeSet;
@@ -136,9 +138,12 @@ impl fmt::Display for Skipped {
 ///
 /// `ledger`: where changes are noted for a later undo; `None` = they are not.
 pub fn perform(intent: &Intent, ledger: Option<&mut Ledger>) -> Outcome {
-    match policy::refuse(intent) {
-        Some(why) => Outcome { records: vec![failed(intent.kind(), intent.method, why)], ..Default::default() },
-        None => pidfd::perform(intent, ledger),
+    if let Some(why) = policy::refuse(intent) {
+        return Outcome { records: vec![failed(intent.kind(), intent.method, why)], ..Default::default() };
+    }
+    match intent.what {
+        What::Close => close::perform(intent),
+        What::Set(_) | What::Undo => pidfd::perform(intent, ledger),
     }
 }
 

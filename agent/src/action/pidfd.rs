@@ -2,15 +2,15 @@
 //! target neither stops nor notices; a socket belongs to no process, so that setting it here sets it there.
 
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::time::Instant;
 
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
-use super::lookup::{self, Descriptors, Kind, Seen, Tcp};
+use super::lookup::Tcp;
 use super::options::{self, OptionError, Wanted, values_text};
-use super::{Intent, Ledger, Outcome, What, failed, permission, stuck};
+use super::scan::{self, Visit};
+use super::{Intent, Ledger, Outcome, Skipped, What, failed, stuck};
 use crate::model::{ActionRecord, ActionResult, Method, OptionValues, SocketId};
 
 pub(super) fn perform(intent: &Intent, mut ledger: Option<&mut Ledger>) -> Outcome {
@@ -19,32 +19,13 @@ pub(super) fn perform(intent: &Intent, mut ledger: Option<&mut Ledger>) -> Outco
     let mut done = BTreeSet::new();
     for pid in &intent.selection.pids {
         let mut pass = Pass { intent, pid: *pid, out: &mut out, done: &mut done, ledger: ledger.as_deref_mut() };
-        if let Err(why) = pass.process() {
+        if let Err(why) = scan::process(*pid, &mut pass) {
             out.records.push(ActionRecord { pid: Some(*pid), ..failed(intent.kind(), Method::Pidfd, why) });
         }
     }
     out.took = started.elapsed();
     super::finish(intent, &mut out, ledger, &done);
     out
-}
-
-/// `pidfd_open`, with an error that says what to do.
-pub(super) fn open(pid: u32) -> Result<OwnedFd, String> {
-    let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| format!("{pid} is no process id"))?;
-    pidfd_open(raw, PidfdFlags::empty()).map_err(|e| match e {
-        // EINVAL, from 6.9 on ENOENT: the id of a thread that leads no process.
-        Errno::INVAL | Errno::NOENT => match leader(pid) {
-            Some(tgid) => format!("{pid} is a thread of process {tgid}; give --pid {tgid}"),
-            None => permission::gone(pid),
-        },
-        e => permission::reach(pid, "open the process", e),
-    })
-}
-
-fn leader(tid: u32) -> Option<u32> {
-    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
-    let tgid = status.lines().find_map(|l| l.strip_prefix("Tgid:"))?.trim().parse().ok()?;
-    (tgid != tid).then_some(tgid)
 }
 
 struct Pass<'a> {
@@ -56,67 +37,30 @@ struct Pass<'a> {
     ledger: Option<&'a mut Ledger>,
 }
 
+impl Visit for Pass<'_> {
+    fn skipped(&mut self) -> &mut Skipped {
+        &mut self.out.skipped
+    }
+
+    fn connection(&mut self, fd: i32, dup: BorrowedFd<'_>, tcp: Tcp) {
+        if !self.intent.selection.wants(tcp.id) || !self.intent.selection.wants_remote(tcp.remote) {
+            self.out.skipped.filtered += 1;
+        } else if !self.done.insert(tcp.id) {
+            self.out.skipped.shared += 1;
+        } else {
+            let record = self.socket(fd, dup, &tcp);
+            self.out.records.extend(record);
+        }
+    }
+
+    fn broken(&mut self, fd: i32, e: OptionError) {
+        let why = format!("cannot read {}: {}", e.option, e.errno);
+        let record = failed(self.intent.kind(), Method::Pidfd, why);
+        self.out.records.push(ActionRecord { pid: Some(self.pid), fd: Some(fd), ..record });
+    }
+}
+
 impl Pass<'_> {
-    fn process(&mut self) -> Result<(), String> {
-        let pid = self.pid;
-        let pidfd = open(pid)?;
-        let files = Descriptors::of(pid).map_err(|e| permission::reach(pid, "list the descriptors", e))?;
-        let mut vanished = 0usize;
-        for (nth, fd) in files.numbers.iter().copied().enumerate() {
-            match files.kind(fd) {
-                Ok(Kind::Socket) => {}
-                Ok(Kind::Other) => {
-                    self.out.skipped.no_socket += 1;
-                    continue;
-                }
-                Ok(Kind::Gone) => {
-                    vanished += 1;
-                    continue;
-                }
-                Err(e) => return Err(permission::reach(pid, "look at the descriptors", e)),
-            }
-            match pidfd_getfd(&pidfd, fd, PidfdGetfdFlags::empty()) {
-                Ok(dup) => self.descriptor(fd, dup.as_fd()),
-                // Closed since the listing.
-                Err(Errno::BADF) => {}
-                Err(Errno::SRCH) => {
-                    return Err(format!("process {pid} exited after {nth} of {} descriptors", files.numbers.len()));
-                }
-                Err(e) => return Err(permission::reach(pid, "duplicate a descriptor", e)),
-            }
-        }
-        if vanished > 0 && open(pid).is_err() {
-            return Err(format!("process {pid} exited meanwhile"));
-        }
-        Ok(())
-    }
-
-    fn descriptor(&mut self, fd: i32, dup: BorrowedFd<'_>) {
-        let skipped = &mut self.out.skipped;
-        match lookup::classify(dup) {
-            Ok(Seen::Tcp(tcp)) => {
-                if !self.intent.selection.wants(tcp.id) || !self.intent.selection.wants_remote(tcp.remote) {
-                    skipped.filtered += 1;
-                } else if !self.done.insert(tcp.id) {
-                    skipped.shared += 1;
-                } else {
-                    let record = self.socket(fd, dup, &tcp);
-                    self.out.records.extend(record);
-                }
-            }
-            Ok(Seen::Listener) => skipped.listeners += 1,
-            Ok(Seen::Unconnected) => skipped.unconnected += 1,
-            Ok(Seen::Udp) => skipped.udp += 1,
-            Ok(Seen::OtherSocket) => skipped.other_sockets += 1,
-            Ok(Seen::NoSocket) => skipped.no_socket += 1,
-            Err(e) => {
-                let why = format!("cannot read {}: {}", e.option, e.errno);
-                let record = failed(self.intent.kind(), Method::Pidfd, why);
-                self.out.records.push(ActionRecord { pid: Some(self.pid), fd: Some(fd), ..record });
-            }
-        }
-    }
-
     fn socket(&mut self, fd: i32, dup: BorrowedFd<'_>, tcp: &Tcp) -> Option<ActionRecord> {
         let mut record = ActionRecord {
             action: self.intent.kind(),

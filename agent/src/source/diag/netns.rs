@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
@@ -27,6 +27,21 @@ impl NetNs {
     /// That of a process; needs the right to ptrace it (same uid, or CAP_SYS_PTRACE).
     pub fn of_pid(pid: u32) -> io::Result<Self> {
         let file = File::open(format!("/proc/{pid}/ns/net"))?;
+        let inode = inode_of(&file)?;
+        Ok(Self { file: Arc::new(file), inode, own: inode == inode_of(&File::open("/proc/self/ns/net")?)? })
+    }
+
+    /// That of a socket (SIOCGSKNS), which may be another than its process's; needs CAP_NET_ADMIN there.
+    pub fn of_socket(socket: BorrowedFd<'_>) -> io::Result<Self> {
+        /// `linux/sockios.h`
+        const SIOCGSKNS: libc::Ioctl = 0x894c;
+        // SAFETY: the request takes no argument and returns a new descriptor.
+        let raw = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS) };
+        if raw < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: just made by the kernel for us; nobody else owns it.
+        let file = File::from(unsafe { OwnedFd::from_raw_fd(raw) });
         let inode = inode_of(&file)?;
         Ok(Self { file: Arc::new(file), inode, own: inode == inode_of(&File::open("/proc/self/ns/net")?)? })
     }

@@ -1,0 +1,109 @@
+//! Walks the TCP connections of a process through duplicates of its descriptors.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+
+use super::lookup::{self, Descriptors, Kind, Seen, Tcp};
+use super::options::OptionError;
+use super::{Skipped, permission};
+
+/// `pidfd_open`, with an error that says what to do.
+pub(super) fn open(pid: u32) -> Result<OwnedFd, String> {
+    let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| format!("{pid} is no process id"))?;
+    pidfd_open(raw, PidfdFlags::empty()).map_err(|e| match e {
+        // EINVAL, from 6.9 on ENOENT: the id of a thread that leads no process.
+        Errno::INVAL | Errno::NOENT => match leader(pid) {
+            Some(tgid) => format!("{pid} is a thread of process {tgid}; give --pid {tgid}"),
+            None => permission::gone(pid),
+        },
+        e => permission::reach(pid, "open the process", e),
+    })
+}
+
+fn leader(tid: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
+    let tgid = status.lines().find_map(|l| l.strip_prefix("Tgid:"))?.trim().parse().ok()?;
+    (tgid != tid).then_some(tgid)
+}
+
+/// Receives what [`process`] finds.
+pub(super) trait Visit {
+    fn skipped(&mut self) -> &mut Skipped;
+    /// A connection; `dup` is a duplicate of the target's descriptor `fd` that the target cannot close.
+    fn connection(&mut self, fd: i32, dup: BorrowedFd<'_>, tcp: Tcp);
+    /// A socket that would not say what it is.
+    fn broken(&mut self, fd: i32, error: OptionError);
+}
+
+/// Visits every TCP connection of `pid`; counts everything else. An error ends the walk: what was visited before
+/// stays done.
+pub(super) fn process(pid: u32, visit: &mut impl Visit) -> Result<(), String> {
+    let pidfd = open(pid)?;
+    let files = Descriptors::of(pid).map_err(|e| permission::reach(pid, "list the descriptors", e))?;
+    let mut vanished = 0usize;
+    for (nth, fd) in files.numbers.iter().copied().enumerate() {
+        match files.kind(fd) {
+            Ok(Kind::Socket) => {}
+            Ok(Kind::Other) => {
+                visit.skipped().no_socket += 1;
+                continue;
+            }
+            Ok(Kind::Gone) => {
+                vanished += 1;
+                continue;
+            }
+            Err(e) => return Err(permission::reach(pid, "look at the descriptors", e)),
+        }
+        match pidfd_getfd(&pidfd, fd, PidfdGetfdFlags::empty()) {
+            Ok(dup) => descriptor(fd, dup.as_fd(), visit),
+            // Closed since the listing.
+            Err(Errno::BADF) => {}
+            Err(Errno::SRCH) => {
+                return Err(format!("process {pid} exited after {nth} of {} descriptors", files.numbers.len()));
+            }
+            Err(e) => return Err(permission::reach(pid, "duplicate a descriptor", e)),
+        }
+    }
+    if vanished > 0 && open(pid).is_err() {
+        return Err(format!("process {pid} exited meanwhile"));
+    }
+    Ok(())
+}
+
+fn descriptor(fd: i32, dup: BorrowedFd<'_>, visit: &mut impl Visit) {
+    match lookup::classify(dup) {
+        Ok(Seen::Tcp(tcp)) => visit.connection(fd, dup, tcp),
+        Ok(Seen::Listener) => visit.skipped().listeners += 1,
+        Ok(Seen::Unconnected) => visit.skipped().unconnected += 1,
+        Ok(Seen::Udp) => visit.skipped().udp += 1,
+        Ok(Seen::OtherSocket) => visit.skipped().other_sockets += 1,
+        Ok(Seen::NoSocket) => visit.skipped().no_socket += 1,
+        Err(e) => visit.broken(fd, e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_and_a_missing_process_are_named() {
+        let (tx, rx) = std::sync::mpsc::channel();
+        let (stop, wait) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            tx.send(rustix::thread::gettid().as_raw_nonzero().get() as u32).unwrap();
+            let _ = wait.recv();
+        });
+        let tid = rx.recv().unwrap();
+        let why = open(tid).unwrap_err();
+        assert!(why.contains(&format!("a thread of process {}", std::process::id())), "{why}");
+        drop(stop);
+        thread.join().unwrap();
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        child.wait().unwrap();
+        assert_eq!(open(pid).unwrap_err(), permission::gone(pid));
+    }
+}
