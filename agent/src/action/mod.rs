@@ -19,7 +19,7 @@ use std::time::Duration;
 
 pub use ledger::{Entry as LedgerEntry, Ledger};
 pub use options::{KeepaliveWanted, Wanted};
-pub use stuck::minutes;
+pub use stuck::{milliseconds, minutes};
 
 use crate::model::{ActionKind, ActionRecord, ActionResult, DestPrefix, Event, EventKind, Method, Mono, SocketId};
 

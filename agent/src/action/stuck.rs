@@ -113,6 +113,12 @@ pub fn minutes(d: Duration) -> String {
     format!("{}:{:02}", s / 60, s % 60)
 }
 
+/// How long something took: `0.2 ms`, `41 ms`.
+pub fn milliseconds(d: Duration) -> String {
+    let ms = d.as_secs_f64() * 1e3;
+    if ms < 10.0 { format!("{ms:.1} ms") } else { format!("{ms:.0} ms") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
