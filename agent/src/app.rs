@@ -30,6 +30,8 @@ fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Run(args) => watch::run(config::run(args, platform())?),
         Command::Limits(args) => commands::limits::run(args),
         Command::Probe(args) => commands::probe::run(args, signals::stop_flag()?, |_| None),
+        Command::Keepalive(args) => commands::keepalive::run(args),
+        Command::Close(args) => commands::close::run(args),
         other => anyhow::bail!("{other:?}: this command is not there yet"),
     }
 }

@@ -113,7 +113,8 @@ fn err(option: &'static str, setting: bool) -> impl FnOnce(Errno) -> OptionError
     move |errno| OptionError { option, setting, errno }
 }
 
-/// Reads all options that actions touch. Five system calls.
+/// Reads all options that actions touch. Five system calls. An MPTCP socket knows no TCP_USER_TIMEOUT (up to 6.18 at
+/// least): that reads as none.
 pub fn read(fd: impl AsFd) -> Result<OptionValues, OptionError> {
     let fd = fd.as_fd();
     Ok(OptionValues {
@@ -121,7 +122,10 @@ pub fn read(fd: impl AsFd) -> Result<OptionValues, OptionError> {
         idle_s: seconds(sockopt::tcp_keepidle(fd).map_err(err("TCP_KEEPIDLE", false))?),
         interval_s: seconds(sockopt::tcp_keepintvl(fd).map_err(err("TCP_KEEPINTVL", false))?),
         count: sockopt::tcp_keepcnt(fd).map_err(err("TCP_KEEPCNT", false))?,
-        user_timeout_ms: sockopt::tcp_user_timeout(fd).map_err(err("TCP_USER_TIMEOUT", false))?,
+        user_timeout_ms: match sockopt::tcp_user_timeout(fd) {
+            Err(Errno::OPNOTSUPP) => 0,
+            other => other.map_err(err("TCP_USER_TIMEOUT", false))?,
+        },
     })
 }
 

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::lookup::Tcp;
 use super::options::{self, OptionError, Wanted, values_text};
 use super::scan::{self, Visit};
-use super::{Intent, Ledger, Outcome, Skipped, What, failed, stuck};
+use super::{Intent, Ledger, LedgerEntry, Outcome, Skipped, What, failed, stuck};
 use crate::model::{ActionRecord, ActionResult, Method, OptionValues, SocketId};
 
 pub(super) fn perform(intent: &Intent, mut ledger: Option<&mut Ledger>) -> Outcome {
@@ -61,7 +61,13 @@ impl Visit for Pass<'_> {
 }
 
 impl Pass<'_> {
+    /// `None`: nothing to say of it.
     fn socket(&mut self, fd: i32, dup: BorrowedFd<'_>, tcp: &Tcp) -> Option<ActionRecord> {
+        let entry = self.ledger.as_deref().and_then(|l| l.get(tcp.id)).copied();
+        if self.intent.what == What::Undo && entry.is_none() {
+            self.out.skipped.not_ours += 1;
+            return None;
+        }
         let mut record = ActionRecord {
             action: self.intent.kind(),
             socket: Some(tcp.id),
@@ -85,7 +91,7 @@ impl Pass<'_> {
         record.before = Some(before);
         let wanted = match self.intent.what {
             What::Set(w) => w,
-            What::Undo => match self.undo_plan(tcp.id, before, &mut record)? {
+            What::Undo => match self.undo_plan(tcp.id, entry?, before, &mut record) {
                 Some(w) => w,
                 None => return Some(record),
             },
@@ -98,15 +104,16 @@ impl Pass<'_> {
         Some(record)
     }
 
-    /// What undoing means for this socket. Outer `None`: the agent never changed it. Inner `None`: `record` says why
-    /// it is left alone.
-    fn undo_plan(&mut self, id: SocketId, now: OptionValues, record: &mut ActionRecord) -> Option<Option<Wanted>> {
-        let Some(entry) = self.ledger.as_deref().and_then(|l| l.get(id)).copied() else {
-            self.out.skipped.not_ours += 1;
-            return None;
-        };
+    /// What undoing means for this socket; `None`: `record` says why it is left alone.
+    fn undo_plan(
+        &mut self,
+        id: SocketId,
+        entry: LedgerEntry,
+        now: OptionValues,
+        record: &mut ActionRecord,
+    ) -> Option<Wanted> {
         if now == entry.after {
-            return Some(Some(Wanted::exactly(entry.before)));
+            return Some(Wanted::exactly(entry.before));
         }
         record.result = ActionResult::Unchanged;
         record.after = Some(now);
@@ -124,7 +131,7 @@ impl Pass<'_> {
         {
             l.forget(id);
         }
-        Some(None)
+        None
     }
 
     fn change(
@@ -192,7 +199,8 @@ fn option_error(e: OptionError, mptcp: bool) -> String {
 
 /// What keepalive cannot do for this socket, if so.
 fn note(tcp: &Tcp, now: OptionValues) -> Option<String> {
-    let look = tcp.look?;
+    // The queue of an MPTCP socket is not that of its subflows.
+    let look = tcp.look.filter(|_| !tcp.mptcp)?;
     match stuck::stuck(&look) {
         Some(s) => Some(s.note(now.user_timeout_ms)),
         None => stuck::in_flight_note(&look),

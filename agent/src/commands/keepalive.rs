@@ -59,7 +59,11 @@ fn method(choice: MethodChoice) -> Method {
 
 /// Prints what was done; nothing done at all is a failure, except for an undo.
 pub(super) fn report(done: &Outcome, json: bool, intent: &Intent) -> Result<u8> {
-    outcome::print(&mut std::io::stdout().lock(), done, json)?;
+    match outcome::print(&mut std::io::stdout().lock(), done, json) {
+        // The reader (`head`) has seen enough.
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => {}
+        other => other?,
+    }
     for line in outcome::summary(done) {
         eprintln!("{line}");
     }
