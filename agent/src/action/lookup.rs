@@ -56,6 +56,15 @@ impl Descriptors {
             Err(e) => Err(e),
         }
     }
+
+    /// The inode of a socket, as sock_diag shows it; `None` if `fd` is no socket (any more).
+    #[cfg(target_arch = "x86_64")]
+    pub fn inode(&self, fd: i32) -> Option<u64> {
+        let mut name = [0u8; 12];
+        let digits = decimal(fd, &mut name);
+        let link = rustix::fs::readlinkat(&self.dir, digits, Vec::new()).ok()?;
+        link.to_str().ok()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    }
 }
 
 fn number(name: &CStr) -> Option<i32> {

@@ -10,6 +10,8 @@ pub mod options;
 mod permission;
 mod pidfd;
 pub mod policy;
+#[cfg(target_arch = "x86_64")]
+mod ptrace;
 mod scan;
 mod stuck;
 
@@ -143,7 +145,11 @@ pub fn perform(intent: &Intent, ledger: Option<&mut Ledger>) -> Outcome {
     }
     match intent.what {
         What::Close => close::perform(intent),
-        What::Set(_) | What::Undo => pidfd::perform(intent, ledger),
+        What::Set(_) | What::Undo => match intent.method {
+            #[cfg(target_arch = "x86_64")]
+            Method::Ptrace => ptrace::perform(intent, ledger),
+            _ => pidfd::perform(intent, ledger),
+        },
     }
 }
 

@@ -1,0 +1,235 @@
+//! For kernels without pidfd_getfd (before 5.6), and only when asked for: system calls injected into the target.
+
+mod inject;
+mod target;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::time::{Duration, Instant};
+
+use self::inject::Stopped;
+use super::lookup::Descriptors;
+use super::options::Wanted;
+use super::{Intent, Ledger, Outcome, What, failed, permission};
+use crate::model::{ActionRecord, ActionResult, Method, OptionValues, SocketId, TcpState};
+use crate::source::diag::request::States;
+use crate::source::diag::{Diag, DiagSocket, NetNs, Query};
+
+pub(super) fn perform(intent: &Intent, mut ledger: Option<&mut Ledger>) -> Outcome {
+    let started = Instant::now();
+    let mut out = Outcome::default();
+    let mut done = BTreeSet::new();
+    let mut longest = Duration::ZERO;
+    for pid in intent.selection.pids.iter().copied() {
+        let mut pass = Pass { intent, pid, out: &mut out, done: &mut done, ledger: ledger.as_deref_mut(), longest };
+        // Whatever happens to the thread that traces: the kernel detaches when it ends.
+        let result = std::thread::scope(|scope| {
+            scope.spawn(|| pass.process()).join().unwrap_or_else(|_| Err("the tracing thread panicked".into()))
+        });
+        longest = pass.longest;
+        if let Err(why) = result {
+            out.records.push(ActionRecord { pid: Some(pid), ..failed(intent.kind(), Method::Ptrace, why) });
+        }
+    }
+    out.took = started.elapsed();
+    if longest > Duration::ZERO {
+        out.notes.push(format!("the longest stop of a thread took {}", super::milliseconds(longest)));
+    }
+    super::finish(intent, &mut out, ledger, &done);
+    out
+}
+
+struct Pass<'a> {
+    intent: &'a Intent,
+    pid: u32,
+    out: &'a mut Outcome,
+    done: &'a mut BTreeSet<SocketId>,
+    ledger: Option<&'a mut Ledger>,
+    longest: Duration,
+}
+
+/// What one stop found and did.
+struct Stop {
+    before: OptionValues,
+    after: OptionValues,
+}
+
+impl Pass<'_> {
+    fn process(&mut self) -> Result<(), String> {
+        let pid = self.pid;
+        let What::Set(wanted) = self.intent.what else {
+            return Err("the ptrace method only sets options".into());
+        };
+        if let Some(why) = target::refusal(pid) {
+            return Err(why);
+        }
+        let mut sockets = self.sockets()?;
+        let files = Descriptors::of(pid).map_err(|e| permission::reach(pid, "list the descriptors", e))?;
+        let memory = OpenOptions::new().read(true).write(true).open(format!("/proc/{pid}/mem"));
+        let memory = memory.map_err(|e| reach(pid, &e))?;
+        let instruction = target::syscall_instruction(pid, &memory)
+            .ok_or_else(|| format!("process {} has no vdso to make system calls from", permission::name(pid)))?;
+        for fd in files.numbers.iter().copied() {
+            let Some(inode) = files.inode(fd) else {
+                self.out.skipped.no_socket += 1;
+                continue;
+            };
+            let Some(socket) = sockets.remove(&inode) else {
+                self.out.skipped.other_sockets += 1;
+                continue;
+            };
+            if socket.state == TcpState::Listen {
+                self.out.skipped.listeners += 1;
+            } else if !self.intent.selection.wants(socket.id)
+                || !self.intent.selection.wants_remote(Some(socket.flow.remote))
+            {
+                self.out.skipped.filtered += 1;
+            } else if self.done.insert(socket.id) {
+                let record = self.socket(fd, &socket, &memory, instruction, &wanted);
+                self.out.records.push(record);
+            } else {
+                self.out.skipped.shared += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// The TCP sockets of the process's namespace, by inode.
+    fn sockets(&self) -> Result<BTreeMap<u64, DiagSocket>, String> {
+        let dump = || -> io::Result<BTreeMap<u64, DiagSocket>> {
+            let mut all = BTreeMap::new();
+            let mut diag = Diag::open(&NetNs::of_pid(self.pid)?)?;
+            diag.dump(&Query { states: States::ALL, info: false, ..Default::default() }, |s| {
+                if s.inode != 0 {
+                    all.insert(u64::from(s.inode), s);
+                }
+            })?;
+            Ok(all)
+        };
+        dump().map_err(|e| format!("cannot list the sockets of process {}: {e}", permission::name(self.pid)))
+    }
+
+    fn socket(
+        &mut self,
+        fd: i32,
+        socket: &DiagSocket,
+        memory: &File,
+        instruction: u64,
+        wanted: &Wanted,
+    ) -> ActionRecord {
+        let mut record = ActionRecord {
+            socket: Some(socket.id),
+            pid: Some(self.pid),
+            fd: Some(fd),
+            remote: Some(socket.flow.remote.to_string()),
+            error: None,
+            ..failed(self.intent.kind(), Method::Ptrace, String::new())
+        };
+        match self.stop_and_set(fd, socket.id, memory, instruction, wanted) {
+            Ok(Stop { before, after }) => {
+                let goal = wanted.over(before);
+                record.before = Some(before);
+                record.after = Some(if self.intent.dry_run { goal } else { after });
+                record.result = match () {
+                    () if goal == before => ActionResult::Unchanged,
+                    () if self.intent.dry_run => ActionResult::WouldApply,
+                    () if after == goal => ActionResult::Applied,
+                    () => ActionResult::Failed,
+                };
+                if record.result == ActionResult::Applied
+                    && let Some(l) = self.ledger.as_deref_mut()
+                {
+                    l.note(socket.id, self.pid, before, after);
+                }
+                if record.result == ActionResult::Failed {
+                    record.error = Some("the kernel did not take all of the values".into());
+                }
+            }
+            Err(why) => record.error = Some(why),
+        }
+        record
+    }
+
+    /// One short stop per socket.
+    fn stop_and_set(
+        &mut self,
+        fd: i32,
+        id: SocketId,
+        memory: &File,
+        instruction: u64,
+        wanted: &Wanted,
+    ) -> Result<Stop, String> {
+        let tid = target::pick(self.pid).ok_or_else(|| permission::gone(self.pid))?;
+        let started = Instant::now();
+        let mut thread = Stopped::stop(tid, memory, instruction).map_err(|e| reach(self.pid, &e))?;
+        let result = set(&mut thread, fd, id, wanted, self.intent.dry_run);
+        drop(thread);
+        self.longest = self.longest.max(started.elapsed());
+        result
+    }
+}
+
+fn reach(pid: u32, e: &io::Error) -> String {
+    match e.raw_os_error() {
+        Some(raw) => permission::reach(pid, "trace a thread", rustix::io::Errno::from_raw_os_error(raw)),
+        None => format!("cannot trace a thread of process {}: {e}", permission::name(pid)),
+    }
+}
+
+const KEEPALIVE: (i32, i32) = (libc::SOL_SOCKET, libc::SO_KEEPALIVE);
+const IDLE: (i32, i32) = (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE);
+const INTERVAL: (i32, i32) = (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL);
+const COUNT: (i32, i32) = (libc::IPPROTO_TCP, libc::TCP_KEEPCNT);
+const USER_TIMEOUT: (i32, i32) = (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT);
+
+fn read(thread: &mut Stopped<'_>, fd: i32) -> io::Result<OptionValues> {
+    let mut int = |(level, option)| thread.get(fd, level, option, 4).map(|v| v as u32);
+    Ok(OptionValues {
+        enabled: int(KEEPALIVE)? != 0,
+        idle_s: int(IDLE)?,
+        interval_s: int(INTERVAL)?,
+        count: int(COUNT)?,
+        user_timeout_ms: int(USER_TIMEOUT)?,
+    })
+}
+
+fn set(thread: &mut Stopped<'_>, fd: i32, id: SocketId, wanted: &Wanted, dry_run: bool) -> Result<Stop, String> {
+    let io = |what: &str| {
+        let what = what.to_owned();
+        move |e: io::Error| format!("cannot {what} inside the process: {e}")
+    };
+    // The other threads run on: the number may mean another socket by now.
+    let same = |thread: &mut Stopped<'_>| -> Result<(), String> {
+        let cookie = thread.get(fd, libc::SOL_SOCKET, libc::SO_COOKIE, 8).map_err(io("read SO_COOKIE"))?;
+        if cookie == id.0 {
+            Ok(())
+        } else {
+            Err(format!("descriptor {fd} became another socket meanwhile; run it again"))
+        }
+    };
+    same(thread)?;
+    let before = read(thread, fd).map_err(io("read the options"))?;
+    let goal = wanted.over(before);
+    if goal == before || dry_run {
+        return Ok(Stop { before, after: before });
+    }
+    let ints = |v: OptionValues| {
+        // SO_KEEPALIVE last: it starts a full timer with the times in place.
+        [
+            (USER_TIMEOUT, v.user_timeout_ms),
+            (IDLE, v.idle_s),
+            (INTERVAL, v.interval_s),
+            (COUNT, v.count),
+            (KEEPALIVE, u32::from(v.enabled)),
+        ]
+    };
+    for ((what, value), (_, old)) in ints(goal).into_iter().zip(ints(before)) {
+        if value != old {
+            thread.set(fd, what.0, what.1, value as i32).map_err(io("set the options"))?;
+        }
+    }
+    let after = read(thread, fd).map_err(io("read the options back"))?;
+    same(thread)?;
+    Ok(Stop { before, after })
+}
