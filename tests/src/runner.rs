@@ -49,6 +49,7 @@ pub struct Builder<'a> {
     tmpfs: Option<(OwnedFd, PathBuf)>,
     uid: Option<u32>,
     env: Vec<(String, OsString)>,
+    program: Option<PathBuf>,
 }
 
 /// A running agent. Dropped, it is killed.
@@ -75,7 +76,7 @@ pub struct Run {
 impl<'a> Builder<'a> {
     pub fn new<S: Into<OsString>>(args: impl IntoIterator<Item = S>) -> Self {
         let args = args.into_iter().map(Into::into).collect();
-        Self { args, ns: None, sys: Sys::AsIs, tmpfs: None, uid: None, env: Vec::new() }
+        Self { args, ns: None, sys: Sys::AsIs, tmpfs: None, uid: None, env: Vec::new(), program: None }
     }
 
     /// `watch --no-tui --pid PID`.
@@ -109,6 +110,12 @@ impl<'a> Builder<'a> {
         self
     }
 
+    /// Another file than the one of this build.
+    pub fn program(mut self, path: &Path) -> Self {
+        self.program = Some(path.to_owned());
+        self
+    }
+
     pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
         self.env.push((name.to_owned(), value.into()));
         self
@@ -121,7 +128,7 @@ impl<'a> Builder<'a> {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(binary("agent", "AGENT_BIN"));
+        let mut command = Command::new(self.program.clone().unwrap_or_else(|| binary("agent", "AGENT_BIN")));
         command.args(&self.args).stdin(Stdio::null());
         command.envs(self.env.iter().map(|(k, v)| (k, v)));
         let sys = self.sys;
@@ -301,6 +308,11 @@ impl Agent {
     /// Waits for it to end by itself.
     pub fn finish(mut self) -> Run {
         self.wait_end(PATIENCE).unwrap_or_else(|| panic!("the agent did not end by itself within {PATIENCE:?}"))
+    }
+
+    /// What it printed if it has ended by now, else itself.
+    pub fn try_finish(mut self) -> Result<Run, Self> {
+        self.wait_end(Duration::ZERO).ok_or(self)
     }
 
     fn wait_end(&mut self, patience: Duration) -> Option<Run> {

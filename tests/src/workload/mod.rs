@@ -10,4 +10,4 @@ mod sock;
 mod storm;
 mod table;
 
-pub use handle::{Builder, Conn, Workload};
+pub use handle::{Builder, Conn, Op, Workload};

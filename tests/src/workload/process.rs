@@ -42,9 +42,21 @@ pub fn main() -> ExitCode {
         [] => obey(&[]),
         ["--adopt", fds] => obey(&fds.split(',').filter_map(|n| n.parse().ok()).collect::<Vec<_>>()),
         ["--pidns"] => in_pid_namespace(),
+        ["do", ref command @ ..] => once(command),
         _ => {
-            eprintln!("usage: agt-workload [--pidns | --adopt FD,FD...]; commands on stdin");
+            eprintln!("usage: agt-workload [--pidns | --adopt FD,FD... | do COMMAND]; commands on stdin");
             ExitCode::from(2)
+        }
+    }
+}
+
+/// One command from the command line; the exit code says whether it succeeded.
+fn once(command: &[&str]) -> ExitCode {
+    match Arc::new(Process::default()).command("0", command) {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("{e}");
+            ExitCode::FAILURE
         }
     }
 }

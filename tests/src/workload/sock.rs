@@ -111,6 +111,12 @@ pub fn bind(socket: &OwnedFd, at: SocketAddr) -> io::Result<()> {
     with_sockaddr(at, |a, length| check(unsafe { libc::bind(socket.as_raw_fd(), a, length) })).map(drop)
 }
 
+/// Fixes the source address alone: the port is chosen at connect, from all that are free towards that destination.
+pub fn bind_address(socket: &OwnedFd, at: std::net::IpAddr) -> io::Result<()> {
+    set(socket.as_raw_fd(), libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1 as c_int)?;
+    bind(socket, SocketAddr::new(at, 0))
+}
+
 pub fn listen(socket: &OwnedFd, backlog: c_int) -> io::Result<()> {
     // SAFETY: no pointers.
     check(unsafe { libc::listen(socket.as_raw_fd(), backlog) }).map(drop)

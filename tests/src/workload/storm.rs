@@ -24,12 +24,15 @@ impl Pace {
 }
 
 /// Connects `count` times to a closed port. Each round is one RST sent (for no socket) and one received in SYN_SENT.
-/// Returns how many were refused.
+/// Returns how many were refused. On loopback both ends have the address of `to`, so that a filter can name the storm.
 pub fn connects(to: SocketAddr, count: u64, rate: u64) -> io::Result<u64> {
     let pace = Pace { start: Instant::now(), rate };
     let mut refused = 0;
     for round in 1..=count {
         let socket = sock::tcp(to.is_ipv6())?;
+        if to.ip().is_loopback() {
+            sock::bind_address(&socket, to.ip())?;
+        }
         match sock::connect(&socket, to) {
             Err(e) if e.raw_os_error() == Some(libc::ECONNREFUSED) => refused += 1,
             Err(e) => return Err(e),

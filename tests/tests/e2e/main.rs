@@ -1,3 +1,10 @@
 //! The product against the running kernel. Each test has a network of its own; they run beside each other.
 
+mod attribution;
+mod bad_input;
+mod counts;
+mod events;
+mod filters;
 mod lab;
+mod lifecycle;
+mod scene;
