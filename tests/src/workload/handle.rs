@@ -1,6 +1,7 @@
 //! The test's side of a workload process.
 
 use std::cell::Cell;
+use std::ffi::OsString;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -41,6 +42,7 @@ impl Conn {
 pub struct Builder<'a> {
     ns: Option<&'a Ns>,
     pidns: bool,
+    program: Option<Vec<OsString>>,
 }
 
 impl<'a> Builder<'a> {
@@ -55,8 +57,17 @@ impl<'a> Builder<'a> {
         self
     }
 
+    /// Another program that speaks the same lines: a real client.
+    pub fn program<S: Into<OsString>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
+        self.program = Some(words.into_iter().map(Into::into).collect());
+        self
+    }
+
     pub fn start(self) -> Workload {
-        let mut command = Command::new(crate::runner::binary("agt-workload", "AGT_WORKLOAD_BIN"));
+        let own = || vec![crate::runner::binary("agt-workload", "AGT_WORKLOAD_BIN").into()];
+        let words = self.program.unwrap_or_else(own);
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
         if self.pidns {
             command.arg("--pidns");
         }
@@ -67,7 +78,7 @@ impl<'a> Builder<'a> {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .unwrap_or_else(|e| panic!("cannot start the workload: {e}"));
+            .unwrap_or_else(|e| panic!("cannot start {}: {e}", words[0].display()));
         let stdin = child.stdin.take().expect("stdin was asked for as a pipe");
         let lines = Lines::read_from(child.stdout.take().expect("stdout was asked for as a pipe"));
         let mut workload = Workload { child, stdin, lines, ops: Cell::new(0), pid: 0 };

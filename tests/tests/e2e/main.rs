@@ -2,6 +2,7 @@
 
 mod attribution;
 mod bad_input;
+mod clients;
 mod counts;
 mod events;
 mod filters;
