@@ -119,8 +119,7 @@ fn curl_under_run() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("curl.jsonl");
     let url = format!("http://{}/", Lab::SERVER.port(true, 9));
-    let run =
-        Builder::new(["run", "--json"]).arg(&file).args(["--", "curl", "-sS", "-g", &url]).ns(&lab.client).run();
+    let run = Builder::new(["run", "--json"]).arg(&file).args(["--", "curl", "-sS", "-g", &url]).ns(&lab.client).run();
     assert_eq!(run.status.code(), Some(7), "curl's own code for a refused connection: {}", run.describe());
     let recording = Run::of_text(&std::fs::read_to_string(&file).unwrap(), Default::default());
     recording.check_frame();
