@@ -160,6 +160,11 @@ impl Workload {
         )
     }
 
+    /// Everything of a kind that it has said on its own so far.
+    pub fn said(&self, expected: &Value) -> Vec<Value> {
+        self.lines.lock().lines.iter().filter(|l| expect::matches(expected, l)).cloned().collect()
+    }
+
     pub fn connect(&self, to: SocketAddr) -> Conn {
         Conn::from(&self.call(&format!("connect {to}")))
     }

@@ -6,6 +6,7 @@ mod clients;
 mod counts;
 mod events;
 mod filters;
+mod keepalive;
 mod lab;
 mod lifecycle;
 mod scene;
