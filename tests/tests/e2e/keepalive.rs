@@ -64,7 +64,7 @@ fn python_and_node_behind_a_forgetful_cgnat() {
         assert_eq!(client.poll(op, Duration::ZERO), None, "answered although the NAT forgot the connection");
     }
     assert!(asked.elapsed() > Duration::from_millis(500), "two RTOs cannot pass in {:?}", asked.elapsed());
-    helpless.map(Workload::kill);
+    helpless.into_iter().for_each(Workload::kill);
 
     // With keepalive forced from outside while the pool is idle: the same request on the same connection.
     let helped = clients();
