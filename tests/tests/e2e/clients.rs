@@ -126,3 +126,23 @@ fn curl_under_run() {
     recording.one(&json!({"type": "reset", "direction": "received", "state": "SYN_SENT"}));
     recording.one(&json!({"type": "socket", "owners": [{"comm": "curl"}]}));
 }
+
+/// The clients and their server by themselves: what the stories above rest on.
+#[test]
+fn the_clients_see_what_happens() {
+    let lab = Lab::new();
+    for (v6, words) in [(false, ["python3", "client.py"]), (true, ["node", "client.mjs"])] {
+        let at = Lab::SERVER.port(v6, PORT);
+        let server = start(&lab.server, &["python3", "server.py", &at.ip().to_string(), &PORT.to_string()]);
+        let client = start(&lab.client, &words);
+        let before = lab.server.snmp().unwrap();
+        for _ in 0..2 {
+            assert_eq!(client.call(&format!("get http://{at}/ok"))["status"], 200);
+        }
+        let peers: Vec<Value> = server.said(&json!({"event": "request"})).iter().map(|r| r["peer"].clone()).collect();
+        assert_eq!(peers[0], peers[1], "the pool did not keep its connection");
+        assert_eq!(client.fail(&format!("get http://{at}/reset")), "ECONNRESET");
+        assert_eq!(lab.server.snmp().unwrap().since(&before, "Tcp.OutRsts"), 1);
+        assert_eq!(client.fail(&format!("get http://{}/", Lab::SERVER.port(v6, 9))), "ECONNREFUSED");
+    }
+}
