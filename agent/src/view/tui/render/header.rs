@@ -1,0 +1,174 @@
+//! First line: whom we watch, with what, since when, and what was lost. Second line, only if there is something to
+//! admit: lost events, missing hooks, limits.
+
+use std::collections::BTreeMap;
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::style::Style;
+use ratatui::text::{Line, Span};
+
+use super::line::put;
+use crate::state::Snapshot;
+use crate::view::text;
+use crate::view::tui::state::{Mode, UiState};
+
+pub fn draw(ui: &UiState, snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
+    let theme = ui.theme();
+    let width = area.width as usize;
+    let mut right: Vec<(u8, Span<'_>)> = Vec::new();
+    if ui.paused.is_some() {
+        right.push((0, Span::styled(" PAUSED ", theme.badge(theme.plain()))));
+    }
+    right.push((1, Span::raw(snapshot.clock.local_time(snapshot.at))));
+    right.push((3, Span::styled(backend(snapshot), theme.faint())));
+    right.push((4, Span::styled(format!("{} events", text::count(snapshot.events)), theme.faint())));
+    let lost = snapshot.lost.total();
+    right.push(if lost > 0 {
+        (0, Span::styled(format!(" {} lost ", text::count(lost)), theme.badge(theme.bad())))
+    } else {
+        (2, Span::styled("0 lost", theme.faint()))
+    });
+    let name = match ui.options.mode {
+        Mode::Live => " agent  ",
+        Mode::Replay(_) => " agent replay  ",
+    };
+    let who = targets(ui, snapshot);
+    // What is least needed goes first, until at least 20 columns of the target are visible.
+    let mut dropped = u8::MAX;
+    let room = loop {
+        let used: usize = right.iter().filter(|(p, _)| *p < dropped).map(|(_, s)| s.width() + 3).sum();
+        let room = width.saturating_sub(text::width(name) + used);
+        if room >= text::width(&who).min(44) || dropped == 1 {
+            break room;
+        }
+        dropped = right.iter().map(|(p, _)| *p).filter(|p| *p < dropped).max().unwrap_or(1).max(1);
+    };
+    let left =
+        vec![Span::styled(name, theme.strong()), Span::styled(text::cut(&who, room).into_owned(), theme.strong())];
+    let mut spans = Vec::new();
+    for (_, s) in right.into_iter().filter(|(p, _)| *p < dropped) {
+        if !spans.is_empty() {
+            spans.push(Span::raw("   "));
+        }
+        spans.push(s);
+    }
+    spans.push(Span::raw(" "));
+    put(buffer, area, 0, &super::line::split(left, spans, width));
+}
+
+/// `claude (4182 +3) → api.anthropic.com:443`.
+pub fn targets(ui: &UiState, snapshot: &Snapshot) -> String {
+    let t = &snapshot.session.targets;
+    let mut names: BTreeMap<&str, Vec<u32>> = BTreeMap::new();
+    for pid in &t.pids {
+        names.entry(name_of(ui, *pid).unwrap_or("pid")).or_default().push(*pid);
+    }
+    let others = ui.rows.names.keys().filter(|p| !t.pids.contains(p)).count();
+    let mut parts: Vec<String> = names
+        .into_iter()
+        .map(|(name, pids)| {
+            let list = match pids.as_slice() {
+                [a, b, c, rest @ ..] if !rest.is_empty() => format!("{a} {b} {c} +{}", rest.len()),
+                few => few.iter().map(u32::to_string).collect::<Vec<_>>().join(" "),
+            };
+            let children = if t.tree && others > 0 { format!(" +{others}") } else { String::new() };
+            format!("{} ({list}{children})", text::safe(name))
+        })
+        .collect();
+    parts.extend(t.comms.iter().map(|c| text::safe(c).into_owned()));
+    parts.extend(t.cgroup.iter().map(|c| format!("cgroup {}", text::safe(c))));
+    if t.all || parts.is_empty() {
+        parts = vec!["every process".into()];
+    }
+    let who = parts.join(", ");
+    match t.destinations.as_slice() {
+        [] => who,
+        all => format!("{who} → {}", all.iter().map(|d| text::safe(d)).collect::<Vec<_>>().join(", ")),
+    }
+}
+
+pub fn name_of(ui: &UiState, pid: u32) -> Option<&str> {
+    ui.rows.names.get(&pid).map(|n| &**n).or_else(|| ui.options.target_names.get(&pid).map(String::as_str))
+}
+
+/// `tp_btf+provenance`: where the events come from, as one word.
+fn backend(snapshot: &Snapshot) -> String {
+    let hooks = &snapshot.session.hooks;
+    let attached = |backend: &str| hooks.iter().any(|h| h.attached && h.backend == backend);
+    let base = ["tp_btf", "tracepoint", "sock_diag"].into_iter().find(|b| attached(b));
+    let base = match base {
+        Some("sock_diag") => "sock_diag polling",
+        Some(b) => b,
+        None if hooks.is_empty() => "starting",
+        None => "no hooks",
+    };
+    let provenance = hooks.iter().any(|h| h.attached && h.backend == "cgroup_skb");
+    if provenance { format!("{base}+provenance") } else { base.into() }
+}
+
+/// Everything that this run cannot see or has not seen, the gravest first; the flag says: events were lost.
+pub fn alerts(snapshot: &Snapshot) -> Vec<(bool, String)> {
+    let mut all = Vec::new();
+    let lost = snapshot.lost;
+    if lost.total() > 0 {
+        let parts: Vec<String> = [
+            (lost.ring_full, "ring full"),
+            (lost.recursion_misses, "nested in the kernel"),
+            (lost.table_full, "kernel table full"),
+        ]
+        .into_iter()
+        .filter(|(n, _)| *n > 0)
+        .map(|(n, why)| format!("{} {why}", text::count(n)))
+        .collect();
+        all.push((true, format!("details lost: {}; the counts stay exact", parts.join(", "))));
+    }
+    if snapshot.table_full > 0 {
+        all.push((true, format!("{} sockets not shown: table full (--max-sockets)", text::count(snapshot.table_full))));
+    }
+    for h in snapshot.session.hooks.iter().filter(|h| !h.attached) {
+        let why = h.why_not.as_deref().unwrap_or("not attached");
+        all.push((false, format!("{} missing: {}", text::safe(&h.name), text::safe(why))));
+    }
+    all.extend(snapshot.session.limits.iter().map(|l| (false, text::safe(l).into_owned())));
+    all
+}
+
+pub fn has_alert(snapshot: &Snapshot) -> bool {
+    snapshot.lost.total() > 0
+        || snapshot.table_full > 0
+        || !snapshot.session.limits.is_empty()
+        || snapshot.session.hooks.iter().any(|h| !h.attached)
+}
+
+pub fn draw_alert(ui: &UiState, snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
+    if area.height == 0 {
+        return;
+    }
+    let all = alerts(snapshot);
+    let theme = ui.theme();
+    let width = area.width as usize;
+    let style = |grave: bool| -> Style { if grave { theme.bad() } else { theme.risk() } };
+    let mut spans = vec![Span::styled(" ! ", theme.strong())];
+    let mut used = 3;
+    for (i, (grave, sentence)) in all.iter().enumerate() {
+        let rest = all.len() - i;
+        let note = if rest > 1 { format!("  +{} more: ?", rest - 1) } else { String::new() };
+        let separator = if i > 0 { " · " } else { "" };
+        let whole = used + text::width(separator) + text::width(sentence) + text::width(&note) < width;
+        if !whole && i > 0 {
+            spans.push(Span::styled(format!("  +{rest} more: ?"), theme.faint()));
+            break;
+        }
+        let room = width.saturating_sub(used + text::width(&note) + 1);
+        let shown = text::cut(sentence, room).into_owned();
+        used += text::width(separator) + text::width(&shown);
+        spans.push(Span::styled(separator, theme.faint()));
+        spans.push(Span::styled(shown, style(*grave)));
+        if !whole {
+            spans.push(Span::styled(note, theme.faint()));
+            break;
+        }
+    }
+    put(buffer, area, 0, &Line::from(spans));
+}

@@ -1,0 +1,389 @@
+//! The socket table. Cells are built for visible rows only; columns leave in a fixed order as the screen narrows.
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::style::{Modifier, Style};
+use ratatui::text::{Line, Span};
+
+use super::layout::Body;
+use super::line::put;
+use crate::model::{Keepalive, ResetDirection, ResetOrigin, SetBy, TcpState};
+use crate::state::{Snapshot, Socket};
+use crate::view::text;
+use crate::view::tui::rows::{self, Column, is_stuck};
+use crate::view::tui::state::UiState;
+use crate::view::tui::theme::{Severity, Theme};
+
+/// Columns of the cursor and of the finding's shape, before the first column.
+const PREFIX: u16 = 4;
+/// A destination this wide shows `api.anthropic.com:443` whole.
+const DESTINATION_GOOD: u16 = 21;
+const DESTINATION_MAX: u16 = 48;
+/// Below this a destination tells nothing.
+const DESTINATION_MIN: u16 = 12;
+const SPARK: u16 = 8;
+
+/// The columns that fit, with their places.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Columns {
+    pub list: Vec<(Column, u16, u16)>,
+    /// Short forms of states and origins.
+    pub narrow: bool,
+    pub spark: bool,
+}
+
+fn width_of(column: Column, narrow: bool, spark: bool) -> u16 {
+    match column {
+        Column::Destination => 0,
+        Column::Local => 5,
+        Column::State if narrow => 9,
+        Column::State => 11,
+        Column::Keepalive if narrow => 10,
+        Column::Keepalive => 11,
+        Column::Idle | Column::Rtt | Column::SendQueue => 6,
+        Column::Retransmits if spark => 5 + SPARK,
+        Column::Retransmits if narrow => 4,
+        Column::Retransmits => 7,
+        Column::Reset if narrow => 7,
+        Column::Reset => 13,
+        Column::GivesUp => 8,
+        Column::Finding => 16,
+    }
+}
+
+/// Chooses the columns for a width: wide forms first; then what leaves, in this order: the finding's name, RTT,
+/// SENDQ, the sparkline; then short forms; then, below 80, whole columns, until the destination has room.
+pub fn columns(width: u16) -> Columns {
+    let mut list: Vec<Column> = Column::ALL.to_vec();
+    let mut narrow = false;
+    let mut spark = true;
+    let mut gap = 2;
+    let mut want = DESTINATION_GOOD;
+    let mut leaving = [
+        Column::Finding,
+        Column::Rtt,
+        Column::SendQueue,
+        Column::Retransmits,
+        Column::Local,
+        Column::Reset,
+        Column::Keepalive,
+        Column::Retransmits,
+        Column::Idle,
+    ]
+    .into_iter();
+    let room = loop {
+        let used: u16 = list.iter().map(|c| width_of(*c, narrow, spark) + gap).sum::<u16>() - gap + PREFIX;
+        let room = width.saturating_sub(used);
+        if room >= want {
+            break room;
+        }
+        if !spark && !narrow {
+            narrow = true;
+            gap = 1;
+            continue;
+        }
+        if narrow {
+            want = DESTINATION_MIN;
+            if room >= want {
+                break room;
+            }
+        }
+        match leaving.next() {
+            // The first time only its sparkline leaves.
+            Some(Column::Retransmits) if spark => spark = false,
+            Some(c) => list.retain(|x| *x != c),
+            None => break room,
+        }
+    };
+    let destination = room.min(DESTINATION_MAX);
+    let mut x = PREFIX;
+    let list = list
+        .into_iter()
+        .map(|c| {
+            let w = if c == Column::Destination { destination } else { width_of(c, narrow, spark) };
+            let place = (c, x, w);
+            x += w + gap;
+            place
+        })
+        .collect();
+    Columns { list, narrow, spark }
+}
+
+/// Which column's title is at `x`.
+pub fn column_at(titles: Rect, x: u16) -> Option<Column> {
+    let x = x.checked_sub(titles.x)?;
+    columns(titles.width).list.into_iter().find(|(_, at, w)| (*at..*at + *w).contains(&x)).map(|(c, _, _)| c)
+}
+
+fn is_right(column: Column) -> bool {
+    matches!(column, Column::Local | Column::Idle | Column::Rtt | Column::SendQueue | Column::GivesUp)
+}
+
+pub fn draw(ui: &UiState, snapshot: &Snapshot, body: Body, buffer: &mut Buffer) {
+    let theme = ui.theme();
+    let columns = columns(body.titles.width);
+    put(buffer, body.titles, 0, &titles(ui, &columns));
+    if ui.rows.is_empty() {
+        return empty(ui, snapshot, body.rows, buffer);
+    }
+    for y in 0..body.rows.height {
+        let row = ui.offset + y as usize;
+        let Some(socket) = ui.rows.get(snapshot, row) else { break };
+        let selected = row == ui.cursor;
+        put(buffer, body.rows, y, &line(ui, snapshot, socket, &columns, selected));
+    }
+    // How far the table has scrolled, where it does not fit.
+    let height = body.rows.height as usize;
+    if ui.rows.len() > height && height > 2 {
+        let span = ui.rows.len() - height;
+        let y = (ui.offset * (height - 1)).div_ceil(span.max(1)).min(height - 1);
+        let edge = Rect { x: body.rows.right().saturating_sub(1), width: 1, ..body.rows };
+        for i in 0..body.rows.height {
+            let (mark, style) = if i as usize == y { ("┃", theme.strong()) } else { ("│", theme.faint()) };
+            put(buffer, edge, i, &Line::styled(mark, style));
+        }
+    }
+}
+
+fn titles(ui: &UiState, columns: &Columns) -> Line<'static> {
+    let theme = ui.theme();
+    let mut line = Builder::new(Style::new());
+    for (c, x, w) in &columns.list {
+        let sorted = ui.sort.by == Some(*c);
+        let mut title = match c {
+            Column::Retransmits if *w < 7 => "RETR".to_string(),
+            c => c.title().to_string(),
+        };
+        if sorted {
+            let arrow = if ui.sort.ascending() { '↑' } else { '↓' };
+            title = format!("{}{arrow}", text::cut(&title, (*w as usize).saturating_sub(1)));
+        }
+        let style = if sorted { theme.strong() } else { theme.faint() };
+        line.cell(*x, *w, &title, style, is_right(*c));
+    }
+    line.finish()
+}
+
+/// Spans at fixed places.
+struct Builder {
+    spans: Vec<Span<'static>>,
+    at: u16,
+    base: Style,
+}
+
+impl Builder {
+    fn new(base: Style) -> Self {
+        Self { spans: Vec::new(), at: 0, base }
+    }
+
+    fn cell(&mut self, x: u16, w: u16, value: &str, style: Style, right: bool) {
+        if x > self.at {
+            self.spans.push(Span::styled(" ".repeat((x - self.at) as usize), self.base));
+        }
+        let value = if right { text::right(value, w as usize) } else { text::left(value, w as usize) };
+        self.spans.push(Span::styled(value, self.base.patch(style)));
+        self.at = x + w;
+    }
+
+    fn finish(self) -> Line<'static> {
+        Line::from(self.spans)
+    }
+}
+
+fn line(ui: &UiState, snapshot: &Snapshot, s: &Socket, columns: &Columns, selected: bool) -> Line<'static> {
+    let theme = ui.theme();
+    let closed = s.is_closed();
+    let mut base = if closed { theme.faint() } else { Style::new() };
+    if selected {
+        base = base.add_modifier(Modifier::BOLD);
+    }
+    let mut line = Builder::new(base);
+    line.cell(0, 2, if selected { " ▶" } else { "" }, Style::new(), false);
+    let finding = ui.rows.finding(snapshot, s.id);
+    let severity = finding.map(|f| Severity::of(f));
+    line.cell(2, 1, severity.map_or("", Severity::shape), severity.map_or(Style::new(), |x| theme.severity(x)), false);
+    for (column, x, w) in &columns.list {
+        let (value, style) = match column {
+            Column::Finding => (
+                finding.map(|f| f.code.name().to_string()).unwrap_or_default(),
+                severity.map_or(Style::new(), |x| theme.severity(x)),
+            ),
+            c => cell(*c, s, snapshot, theme, columns, *w),
+        };
+        line.cell(*x, *w, &value, if closed { Style::new() } else { style }, is_right(*column));
+    }
+    line.finish()
+}
+
+fn cell(column: Column, s: &Socket, snapshot: &Snapshot, theme: Theme, columns: &Columns, w: u16) -> (String, Style) {
+    let plain = Style::new();
+    let none = || ("-".to_string(), theme.faint());
+    match column {
+        Column::Destination => {
+            let name = s.destination();
+            (text::cut_middle(&text::safe(&name), w as usize).into_owned(), plain)
+        }
+        Column::Local => s.flow.map_or_else(none, |f| (f.local.port().to_string(), plain)),
+        Column::State => state(s, snapshot, columns.narrow, theme),
+        Column::Keepalive => s.keepalive.map_or_else(none, |k| keepalive(k, theme)),
+        Column::Idle => rows::idle(s, snapshot.at).map_or_else(none, |d| (text::duration(d), plain)),
+        Column::Rtt => s.tcp.rtt.map_or_else(none, |d| (text::latency(d), plain)),
+        Column::SendQueue => match s.tcp.send_queue_bytes {
+            None | Some(0) => none(),
+            Some(n) => (text::bytes(n), if is_stuck(s) { theme.bad() } else { plain }),
+        },
+        Column::Retransmits => retransmits(s, snapshot, columns.spark, theme),
+        Column::Reset => reset(s, columns.narrow, theme),
+        Column::GivesUp => match s.gives_up_in(snapshot.at) {
+            Some(d) if is_stuck(s) => (text::duration(d), theme.bad()),
+            _ => none(),
+        },
+        // Drawn by the caller, which knows the findings.
+        Column::Finding => (String::new(), plain),
+    }
+}
+
+fn state(s: &Socket, snapshot: &Snapshot, narrow: bool, theme: Theme) -> (String, Style) {
+    if let Some(t) = s.closed_at {
+        let ago = text::duration(snapshot.at.since(t));
+        return (if narrow { format!("CLOS {ago}") } else { format!("CLOSED {ago}") }, Style::new());
+    }
+    let Some(state) = s.state else { return ("-".into(), theme.faint()) };
+    let name = match state {
+        TcpState::Established if narrow => "ESTAB",
+        TcpState::CloseWait if narrow => "CLOSEWAIT",
+        TcpState::NewSynRecv if narrow => "SYN_RECV",
+        TcpState::NewSynRecv => "SYN_RECV",
+        TcpState::BoundInactive => "BOUND",
+        other => other.name(),
+    };
+    (name.into(), if state == TcpState::CloseWait { theme.risk() } else { Style::new() })
+}
+
+/// `off`, `30s/10s/3`; `✓` and green where the agent set it.
+pub fn keepalive(k: Keepalive, theme: Theme) -> (String, Style) {
+    if !k.enabled {
+        return ("off".into(), theme.risk());
+    }
+    let values = format!("{}/{}/{}", text::setting(k.idle_s), text::setting(k.interval_s), k.count);
+    match k.set_by {
+        Some(SetBy::Agent) => (format!("{values}✓"), theme.own()),
+        _ => (values, Style::new()),
+    }
+}
+
+fn retransmits(s: &Socket, snapshot: &Snapshot, spark: bool, theme: Theme) -> (String, Style) {
+    let n = s.counters.retransmits;
+    let style = match (is_stuck(s), n) {
+        (true, _) => theme.bad(),
+        (false, 0) => theme.faint(),
+        _ => Style::new(),
+    };
+    let number = if n < 10_000 { n.to_string() } else { format!("{}k", n / 1_000) };
+    if spark { (format!("{number:>4} {}", sparkline(s, snapshot)), style) } else { (format!("{number:>4}"), style) }
+}
+
+/// The socket's last eight slots, moved on to the present; the scale is logarithmic, for one retransmit matters and
+/// a thousand must not flatten it. Empty where nothing was retransmitted.
+pub fn sparkline(s: &Socket, snapshot: &Snapshot) -> String {
+    const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
+    let now = snapshot.at.0 / Socket::SPARK_SLOT.as_nanos() as u64;
+    let moved = now.saturating_sub(s.spark_slot).min(8) as usize;
+    let slots = s.spark.iter().skip(moved).copied().chain(std::iter::repeat_n(0, moved));
+    slots.map(|n| if n == 0 { ' ' } else { LEVELS[(n.ilog2() as usize).min(7)] }).collect()
+}
+
+fn reset(s: &Socket, narrow: bool, theme: Theme) -> (String, Style) {
+    let Some(r) = &s.last_reset else { return ("-".into(), theme.faint()) };
+    let arrow = match r.direction {
+        ResetDirection::Received => "←",
+        ResetDirection::Sent => "→",
+    };
+    let origin = match (r.direction, r.origin) {
+        (ResetDirection::Sent, _) | (_, ResetOrigin::Local) => "local",
+        (_, ResetOrigin::Peer) => "peer",
+        (_, ResetOrigin::Middlebox) if narrow => "mbox",
+        (_, ResetOrigin::Middlebox) => "middlebox",
+        (_, ResetOrigin::Unknown) => "?",
+    };
+    let n = s.counters.resets_received + s.counters.resets_sent;
+    let times = if n > 1 && !narrow && origin.len() < 9 { format!(" ×{n}") } else { String::new() };
+    (format!("{arrow} {origin}{times}"), theme.bad())
+}
+
+fn empty(ui: &UiState, snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
+    let theme = ui.theme();
+    let who = super::header::targets(ui, snapshot);
+    let (first, second) = if snapshot.sockets.is_empty() {
+        let second = if ui.is_replay() {
+            "The recording has not come to its first socket. → goes on."
+        } else {
+            "They appear here with the first connection; the ones already open within a moment."
+        };
+        (format!("No TCP sockets of {who} yet; waiting…"), second.to_string())
+    } else {
+        (
+            format!(
+                "None of {} matches \"{}\".",
+                text::plural(snapshot.sockets.len(), "socket"),
+                text::safe(&ui.filter)
+            ),
+            "esc clears the filter.".to_string(),
+        )
+    };
+    let width = (area.width as usize).saturating_sub(8);
+    let mut lines: Vec<Line<'static>> = text::wrap(&first, width).into_iter().map(Line::raw).collect();
+    lines.extend(text::wrap(&second, width).into_iter().map(|l| Line::styled(l, theme.faint())));
+    let top = area.height.saturating_sub(lines.len() as u16) / 3;
+    for (i, l) in lines.into_iter().enumerate() {
+        let inset = Rect { x: area.x + PREFIX.min(area.width), width: area.width.saturating_sub(PREFIX), ..area };
+        put(buffer, inset, top + i as u16, &l);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(width: u16) -> Vec<Column> {
+        columns(width).list.iter().map(|(c, _, _)| *c).collect()
+    }
+
+    #[test]
+    fn columns_leave_in_order() {
+        assert_eq!(shown(160), Column::ALL);
+        let order = [Column::Finding, Column::Rtt, Column::SendQueue];
+        let mut gone = 0;
+        for width in (81..=200).rev() {
+            let c = columns(width);
+            let list = shown(width);
+            while gone < order.len() && !list.contains(&order[gone]) {
+                gone += 1;
+            }
+            for later in &order[gone..] {
+                assert!(list.contains(later), "{later:?} left too early at {width}");
+            }
+            assert!(c.spark || gone == 3, "the sparkline left before SENDQ at {width}");
+        }
+    }
+
+    #[test]
+    fn eighty_columns_show_all_but_three_and_a_whole_destination() {
+        let c = columns(80);
+        let names: Vec<Column> = c.list.iter().map(|(c, _, _)| *c).collect();
+        use Column::*;
+        assert_eq!(names, [Destination, Local, State, Keepalive, Idle, Retransmits, Reset, GivesUp]);
+        assert!(!c.spark);
+        assert!(c.list[0].2 >= DESTINATION_GOOD, "{c:?}");
+    }
+
+    #[test]
+    fn columns_fit_the_width() {
+        for width in 40..300 {
+            let c = columns(width);
+            let (_, x, w) = *c.list.last().expect("columns");
+            assert!(x + w <= width, "{width}: {c:?}");
+            assert!(c.list.iter().any(|(c, _, w)| *c == Column::Destination && *w >= DESTINATION_MIN), "{width}");
+        }
+    }
+}
