@@ -101,8 +101,8 @@ pub enum HistoryKind {
 }
 
 impl Socket {
-    /// Width of a sparkline slot.
-    pub const SPARK_SLOT: Duration = Duration::from_secs(2);
+    /// Width of a sparkline slot: eight of them show the first nine retransmits of a back-off from 200 ms.
+    pub const SPARK_SLOT: Duration = Duration::from_secs(10);
 
     pub fn new(id: SocketId, at: Mono) -> Self {
         Self {

@@ -55,12 +55,12 @@ pub fn count(n: u64) -> String {
     out
 }
 
-/// A setting in whole seconds, as short as it can be said exactly: `30s`, `2m`, `2h`, `75s`.
+/// A setting in whole seconds, as short as it can be said exactly: `30s`, `60s`, `2m`, `2h`.
 pub fn setting(seconds: u32) -> String {
     match seconds {
         0 => "0s".into(),
         s if s % 3_600 == 0 => format!("{}h", s / 3_600),
-        s if s % 60 == 0 => format!("{}m", s / 60),
+        s if s >= 120 && s % 60 == 0 => format!("{}m", s / 60),
         s => format!("{s}s"),
     }
 }
@@ -234,6 +234,7 @@ mod tests {
         assert_eq!(count(1_204), "1,204");
         assert_eq!(count(1_000_000), "1,000,000");
         assert_eq!(setting(30), "30s");
+        assert_eq!(setting(60), "60s");
         assert_eq!(setting(75), "75s");
         assert_eq!(setting(120), "2m");
         assert_eq!(setting(7_200), "2h");

@@ -143,7 +143,7 @@ bindings! {
     Back [(KeyCode::Esc, NONE)], "esc", "", Look, Hint::None, Always, TABLE, "";
     Export [(Char('e'), NONE)], "e", "export", Program, Footer(6), Always, NO_HELP, "Write what is known to files for a bug report.";
     Mouse [(Char('m'), NONE)], "m", "", Program, Hint::None, Always, ALL, "Hand the mouse back to the terminal, to select text; again to take it.";
-    Quit [(Char('q'), NONE), (Char('c'), CTRL)], "q", "quit", Program, Footer(1), Always, ALL, "Quit; Ctrl-C does it too.";
+    Quit [(Char('q'), NONE), (Char('c'), CTRL)], "q", "quit", Program, Footer(0), Always, ALL, "Quit; Ctrl-C does it too.";
     Help [(Char('?'), NONE), (KeyCode::F(1), NONE)], "?", "help", Program, Footer(0), Always, ALL, "This page, and back.";
 }
 

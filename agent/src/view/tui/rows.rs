@@ -261,14 +261,16 @@ impl Rows {
         self.order = order;
     }
 
-    /// Order of attention: live before closed; by the rank of the finding, then by what gives up first.
+    /// Order of attention: live before closed, what hangs before what is at risk; by the rank of the finding, then by
+    /// what gives up first.
     fn attention(&self, s: &Socket) -> (u8, u32, u64) {
         let rank = self.top.get(&s.id).copied().unwrap_or(u32::MAX);
-        let group = match (s.is_closed(), rank != u32::MAX || is_stuck(s)) {
-            (false, true) => 0,
-            (false, false) => 1,
-            (true, true) => 2,
-            (true, false) => 3,
+        let group = match (s.is_closed(), is_stuck(s), rank != u32::MAX) {
+            (false, true, _) => 0,
+            (false, false, true) => 1,
+            (false, false, false) => 2,
+            (true, _, true) => 3,
+            (true, _, false) => 4,
         };
         let ends = if is_stuck(s) { s.gives_up_at.map_or(u64::MAX, |t| t.0) } else { u64::MAX };
         (group, rank, ends)

@@ -138,7 +138,7 @@ fn facts(ui: &UiState, snapshot: &Snapshot, s: &Socket) -> Vec<(&'static str, St
 fn keepalive(s: &Socket, ui: &UiState, fact: &mut impl FnMut(&'static str, String, Style)) {
     let theme = ui.theme();
     let Some(k) = s.keepalive else { return fact("keepalive", "not read yet".into(), theme.faint()) };
-    let (values, style) = super::table::keepalive(k, theme);
+    let (values, style) = super::table::keepalive(k, 40, theme);
     let value = if k.enabled {
         let by = if values.ends_with('✓') { " set by the agent" } else { " set by the application" };
         format!("{values}{by}")

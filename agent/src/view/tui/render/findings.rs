@@ -13,8 +13,11 @@ use crate::view::text;
 use crate::view::tui::state::UiState;
 use crate::view::tui::theme::Severity;
 
-/// Shape, code and confidence before a summary.
-const LEAD: usize = 3 + 17 + 10;
+/// Columns of code and confidence before a summary.
+const CODE: usize = 17;
+const CONFIDENCE: usize = 10;
+/// Below this the confidence would leave no room for the answer.
+const NARROW: usize = 72;
 
 /// Lines above the table, each with the finding that it belongs to.
 pub fn summary(ui: &UiState, snapshot: &Snapshot, area: Rect) -> Vec<(Line<'static>, Option<u64>)> {
@@ -22,7 +25,7 @@ pub fn summary(ui: &UiState, snapshot: &Snapshot, area: Rect) -> Vec<(Line<'stat
     let width = area.width as usize;
     let max = layout::findings_max(area) as usize;
     if snapshot.findings.is_empty() {
-        let quiet = if snapshot.sockets.is_empty() { " · nothing seen yet" } else { " ✓ nothing wrong so far" };
+        let quiet = if snapshot.sockets.is_empty() { " ○ nothing seen yet" } else { " ○ nothing wrong so far" };
         return vec![(Line::styled(quiet, theme.faint()), None)];
     }
     let mut lines = Vec::new();
@@ -56,9 +59,13 @@ fn cut_line(line: Line<'static>, width: usize) -> Line<'static> {
     let mut room = width;
     let mut spans = Vec::new();
     for s in line.spans {
-        let cut = text::cut(&s.content, room).into_owned();
-        room -= text::width(&cut).min(room);
-        spans.push(Span::styled(cut, s.style));
+        let w = s.width();
+        if w > room {
+            spans.push(Span::styled(text::cut(&s.content, room).into_owned(), s.style));
+            break;
+        }
+        room -= w;
+        spans.push(s);
     }
     Line::from(spans)
 }
@@ -76,9 +83,10 @@ fn finding(
     let style = theme.severity(severity);
     let right = remedy(ui, snapshot, f, index);
     let right_width = right.iter().map(Span::width).sum::<usize>() + 2;
+    let lead = 3 + CODE + if width < NARROW { 0 } else { CONFIDENCE };
     // The remedy beside the first line must not squeeze the answer.
-    let with_right = width > LEAD + 40 + right_width;
-    let room = width.saturating_sub(LEAD + 1);
+    let with_right = width > lead + 40 + right_width;
+    let room = width.saturating_sub(lead + 1);
     let first_room = if with_right { room - right_width } else { room };
     let sentence = text::safe(&f.summary);
     let mut parts = text::wrap(&sentence, first_room);
@@ -97,12 +105,12 @@ fn finding(
         .enumerate()
         .map(|(i, part)| {
             if i > 0 {
-                return Line::from(vec![Span::raw(" ".repeat(LEAD)), Span::raw(part)]);
+                return Line::from(vec![Span::raw(" ".repeat(lead)), Span::raw(part)]);
             }
             let left = vec![
                 Span::styled(format!(" {} ", severity.shape()), style),
-                Span::styled(text::left(f.code.name(), 17), style.patch(theme.strong())),
-                Span::styled(text::left(f.confidence.name(), 10), theme.faint()),
+                Span::styled(text::left(f.code.name(), CODE), style.patch(theme.strong())),
+                Span::styled(text::left(f.confidence.name(), lead - 3 - CODE), theme.faint()),
                 Span::raw(part),
             ];
             split(left, if with_right { right.clone() } else { Vec::new() }, width)
@@ -114,7 +122,7 @@ fn finding(
 fn remedy(ui: &UiState, snapshot: &Snapshot, f: &Finding, index: usize) -> Vec<Span<'static>> {
     let theme = ui.theme();
     let mut spans = Vec::new();
-    if let Some(t) = ui.rows.finding_gives_up(index) {
+    if let Some(t) = ui.rows.finding_gives_up(index).filter(|_| f.gives_up_in_s.is_some()) {
         spans.push(Span::styled(format!("{} left", text::duration(t.since(snapshot.at))), theme.bad()));
         spans.push(Span::raw("  "));
     }
@@ -148,17 +156,10 @@ pub fn document(d: &mut Document, f: &Finding, ui: &UiState, snapshot: &Snapshot
     d.line(Line::from(vec![
         Span::styled(format!(" {} ", severity.shape()), style),
         Span::styled(f.code.name(), style.patch(theme.strong())),
-        Span::styled(
-            format!(
-                "  {} · since {} · {}{}",
-                f.confidence.name(),
-                clock.local_time(f.opened),
-                text::plural(f.sockets.len(), "socket"),
-                about(ui, f)
-            ),
-            theme.faint(),
-        ),
+        Span::styled(format!("  {}, since {}", f.confidence.name(), clock.local_time(f.opened)), theme.faint()),
     ]));
+    let about = format!("{}{}", text::plural(f.sockets.len(), "socket"), about(ui, f));
+    d.paragraph(3, "", theme.plain(), &about, theme.faint());
     d.paragraph(3, "", theme.plain(), &f.summary, theme.strong());
     let section = |d: &mut Document, title: &str| {
         d.gap();
@@ -234,8 +235,8 @@ pub fn draw_screen(ui: &UiState, snapshot: &Snapshot, body: Rect, buffer: &mut B
         let l = Line::from(vec![
             Span::raw(if here { " ▶ " } else { "   " }),
             Span::styled(format!("{} ", severity.shape()), theme.severity(severity)),
-            Span::styled(text::left(f.code.name(), 17), text_style.patch(theme.severity(severity))),
-            Span::styled(text::left(f.confidence.name(), 10), theme.faint()),
+            Span::styled(text::left(f.code.name(), CODE), text_style.patch(theme.severity(severity))),
+            Span::styled(text::left(f.confidence.name(), CONFIDENCE), theme.faint()),
             Span::styled(text::safe(&f.summary).into_owned(), text_style),
         ]);
         put(buffer, list, y as u16, &cut_line(l, list.width.saturating_sub(1) as usize));

@@ -16,45 +16,60 @@ use crate::view::tui::state::{Mode, UiState};
 pub fn draw(ui: &UiState, snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
     let theme = ui.theme();
     let width = area.width as usize;
-    let mut right: Vec<(u8, Span<'_>)> = Vec::new();
-    if ui.paused.is_some() {
-        right.push((0, Span::styled(" PAUSED ", theme.badge(theme.plain()))));
-    }
-    right.push((1, Span::raw(snapshot.clock.local_time(snapshot.at))));
-    right.push((3, Span::styled(backend(snapshot), theme.faint())));
-    right.push((4, Span::styled(format!("{} events", text::count(snapshot.events)), theme.faint())));
-    let lost = snapshot.lost.total();
-    right.push(if lost > 0 {
-        (0, Span::styled(format!(" {} lost ", text::count(lost)), theme.badge(theme.bad())))
-    } else {
-        (2, Span::styled("0 lost", theme.faint()))
-    });
     let name = match ui.options.mode {
         Mode::Live => " agent  ",
         Mode::Replay(_) => " agent replay  ",
     };
     let who = targets(ui, snapshot);
-    // What is least needed goes first, until at least 20 columns of the target are visible.
-    let mut dropped = u8::MAX;
-    let room = loop {
-        let used: usize = right.iter().filter(|(p, _)| *p < dropped).map(|(_, s)| s.width() + 3).sum();
-        let room = width.saturating_sub(text::width(name) + used);
-        if room >= text::width(&who).min(44) || dropped == 1 {
-            break room;
-        }
-        dropped = right.iter().map(|(p, _)| *p).filter(|p| *p < dropped).max().unwrap_or(1).max(1);
-    };
-    let left =
-        vec![Span::styled(name, theme.strong()), Span::styled(text::cut(&who, room).into_owned(), theme.strong())];
+    let need = text::width(name) + text::width(&who).min(46);
+    // From all there is to say to what must never be missing, until the target can be read.
+    let right = (0..4)
+        .map(|level| facts(ui, snapshot, level))
+        .find(|spans| need + spans.iter().map(Span::width).sum::<usize>() + 2 <= width)
+        .unwrap_or_else(|| facts(ui, snapshot, 4));
+    let room = width.saturating_sub(text::width(name) + right.iter().map(Span::width).sum::<usize>() + 2);
+    let left = vec![
+        Span::styled(name, theme.strong()),
+        Span::styled(text::cut_middle(&who, room).into_owned(), theme.strong()),
+    ];
+    put(buffer, area, 0, &super::line::split(left, right, width));
+}
+
+/// The right side of the header, shorter with each level.
+fn facts(ui: &UiState, snapshot: &Snapshot, level: u8) -> Vec<Span<'static>> {
+    let theme = ui.theme();
+    let mut parts = Vec::new();
+    if ui.paused.is_some() {
+        parts.push(Span::styled(" PAUSED ", theme.badge(theme.plain())));
+    }
+    let (base, provenance) = backend(snapshot);
+    match level {
+        0 | 1 => parts.push(Span::styled(format!("{base}{provenance}"), theme.faint())),
+        2 | 3 => parts.push(Span::styled(base, theme.faint())),
+        _ => {}
+    }
+    if level == 0 {
+        parts.push(Span::styled(format!("{} events", text::count(snapshot.events)), theme.faint()));
+    }
+    let lost = snapshot.lost.total();
+    if lost > 0 {
+        parts.push(Span::styled(format!(" {} lost ", text::count(lost)), theme.badge(theme.bad())));
+    } else if level <= 2 {
+        parts.push(Span::styled("0 lost", theme.faint()));
+    }
+    if level <= 3 {
+        parts.push(Span::raw(snapshot.clock.local_time(snapshot.at)));
+    }
+    let gap = if level <= 1 { "   " } else { "  " };
     let mut spans = Vec::new();
-    for (_, s) in right.into_iter().filter(|(p, _)| *p < dropped) {
+    for p in parts {
         if !spans.is_empty() {
-            spans.push(Span::raw("   "));
+            spans.push(Span::raw(gap));
         }
-        spans.push(s);
+        spans.push(p);
     }
     spans.push(Span::raw(" "));
-    put(buffer, area, 0, &super::line::split(left, spans, width));
+    spans
 }
 
 /// `claude (4182 +3) → api.anthropic.com:443`.
@@ -92,8 +107,8 @@ pub fn name_of(ui: &UiState, pid: u32) -> Option<&str> {
     ui.rows.names.get(&pid).map(|n| &**n).or_else(|| ui.options.target_names.get(&pid).map(String::as_str))
 }
 
-/// `tp_btf+provenance`: where the events come from, as one word.
-fn backend(snapshot: &Snapshot) -> String {
+/// `tp_btf`, `+provenance`: where the events come from.
+fn backend(snapshot: &Snapshot) -> (&'static str, &'static str) {
     let hooks = &snapshot.session.hooks;
     let attached = |backend: &str| hooks.iter().any(|h| h.attached && h.backend == backend);
     let base = ["tp_btf", "tracepoint", "sock_diag"].into_iter().find(|b| attached(b));
@@ -104,7 +119,7 @@ fn backend(snapshot: &Snapshot) -> String {
         None => "no hooks",
     };
     let provenance = hooks.iter().any(|h| h.attached && h.backend == "cgroup_skb");
-    if provenance { format!("{base}+provenance") } else { base.into() }
+    (base, if provenance { "+provenance" } else { "" })
 }
 
 /// Everything that this run cannot see or has not seen, the gravest first; the flag says: events were lost.

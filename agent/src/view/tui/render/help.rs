@@ -5,10 +5,13 @@ use ratatui::text::{Line, Span};
 
 use super::document::Document;
 use super::header;
-use crate::state::Snapshot;
+use crate::state::{Snapshot, Socket};
 use crate::view::text;
 use crate::view::tui::keys::{BINDINGS, Group};
 use crate::view::tui::state::UiState;
+
+/// Columns of a key or sign before what it means.
+const KEY: usize = 10;
 
 pub fn lines(ui: &UiState, snapshot: &Snapshot, width: u16) -> Vec<Line<'static>> {
     let theme = ui.theme();
@@ -21,21 +24,24 @@ pub fn lines(ui: &UiState, snapshot: &Snapshot, width: u16) -> Vec<Line<'static>
         }
         d.heading(group.title());
         for b in list {
-            d.paragraph(3, &text::left(b.label, 7), theme.key(), b.help, theme.plain());
+            d.paragraph(3, &text::left(b.label, KEY), theme.key(), b.help, theme.plain());
         }
     }
     d.heading("Signs");
     let mut sign = |shape: &str, style: Style, meaning: &str| {
-        d.paragraph(3, &text::left(shape, 7), style, meaning, theme.plain());
+        d.paragraph(3, &text::left(shape, KEY), style, meaning, theme.plain());
     };
     sign("●", theme.bad(), "Red: a connection hangs, or was reset.");
     sign("▲", theme.risk(), "Yellow: at risk; nothing is broken yet, or it is not sure.");
     sign("✓", theme.own(), "Green: the agent's own doing, such as keepalive that it set.");
     sign("dim", theme.faint(), "Closed sockets: they stay for a while, then leave.");
     sign("← →", theme.plain(), "A reset that was received, or sent by this host; then who made it. ? is not known.");
-    sign("▁▃█", theme.plain(), "Retransmitted segments in the last 16 s, two seconds each, each step twice as many.");
+    let slot = Socket::SPARK_SLOT.as_secs();
+    let spark =
+        format!("Retransmitted segments of the last {} s, {slot} s each; each step is twice as many.", slot * 8);
+    sign("▁▃█", theme.plain(), &spark);
     sign("IDLE", theme.plain(), "Time since anything was sent or received.");
-    sign("GIVES", theme.plain(), "GIVES UP: time until the kernel ends a connection whose data nobody acknowledges.");
+    sign("GIVES UP", theme.plain(), "Time until the kernel ends a connection whose data nobody acknowledges.");
     session(&mut d, ui, snapshot);
     d.lines
 }
@@ -52,10 +58,10 @@ fn session(d: &mut Document, ui: &UiState, snapshot: &Snapshot) {
         (
             "totals",
             format!(
-                "{}, {} retransmits, {} resets received, {} sent",
+                "{}, {} retransmitted, {} received, {} sent",
                 text::plural(t.sockets as usize, "socket"),
-                text::count(t.retransmits),
-                text::count(t.resets_received),
+                text::plural(t.retransmits as usize, "segment"),
+                text::plural(t.resets_received as usize, "reset"),
                 text::count(t.resets_sent)
             ),
             theme.plain(),

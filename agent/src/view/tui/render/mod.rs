@@ -42,11 +42,11 @@ pub fn draw(ui: &UiState, snapshot: &Snapshot, frame: &mut Frame<'_>) {
     let f = parts(ui, snapshot, area);
     header::draw(ui, snapshot, f.header, buffer);
     header::draw_alert(ui, snapshot, f.alert, buffer);
-    line::rule(buffer, f.rule, ui.theme().faint());
     match ui.screen {
         Screen::Table => {
             findings::draw_summary(ui, snapshot, f.findings, buffer);
             let body = layout::body(f.body);
+            table::draw_rule(ui, snapshot, body, f.rule, buffer);
             table::draw(ui, snapshot, body, buffer);
             line::rule(buffer, body.rule, ui.theme().faint());
             pane::draw(ui, snapshot, body.pane, buffer);
@@ -55,7 +55,10 @@ pub fn draw(ui: &UiState, snapshot: &Snapshot, frame: &mut Frame<'_>) {
         Screen::Detail => document::draw(&detail::lines(ui, snapshot, f.body.width), ui, f.body, buffer),
         Screen::Help => document::draw(&help::lines(ui, snapshot, f.body.width), ui, f.body, buffer),
     }
-    replay::draw(ui, snapshot, f.replay, buffer);
+    if ui.screen != Screen::Table {
+        line::rule(buffer, f.rule, ui.theme().faint());
+    }
+    replay::draw(ui, f.replay, buffer);
     footer::draw(ui, snapshot, f.footer, buffer);
     if let Some(question) = &ui.confirm {
         confirm::draw(question, ui, area, buffer);

@@ -4,7 +4,9 @@ use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
 use ratatui::style::Style;
 use ratatui::text::{Line, Span};
+use ratatui::widgets::{Clear, Widget};
 
+use super::document::Document;
 use super::footer::hint;
 use super::line::{put, split};
 use crate::model::{Finding, WallClock};
@@ -13,6 +15,9 @@ use crate::view::text;
 use crate::view::tui::keys::{self, Screen};
 use crate::view::tui::state::UiState;
 use crate::view::tui::theme::{Severity, Theme};
+
+/// From this width on the finding stands beside the story.
+const WIDE: u16 = 120;
 
 pub fn draw(ui: &UiState, snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
     if area.height == 0 {
@@ -27,17 +32,45 @@ pub fn draw(ui: &UiState, snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) 
     }
     put(buffer, area, 0, &split(title(s, theme), hints, area.width as usize));
     let finding = ui.rows.finding(snapshot, s.id);
-    let room = area.height as usize - 1 - usize::from(finding.is_some() && area.height > 2);
-    let story = story(s, snapshot.clock, theme);
-    let skip = story.len().saturating_sub(room);
-    for (y, l) in story.iter().skip(skip).enumerate() {
-        put(buffer, area, y as u16 + 1, l);
+    let below = Rect { y: area.y + 1, height: area.height - 1, ..area };
+    match finding {
+        Some(f) if area.width >= WIDE && below.height >= 6 => {
+            let left = Rect { width: area.width * 2 / 5, ..below };
+            let right = Rect { x: left.right() + 2, width: area.width - left.width - 2, ..below };
+            story(s, snapshot.clock, theme, left, buffer);
+            in_full(ui, snapshot, f, right, buffer);
+        }
+        Some(f) if below.height >= 2 => {
+            story(s, snapshot.clock, theme, Rect { height: below.height - 1, ..below }, buffer);
+            put(buffer, below, below.height - 1, &verdict(f, theme, area.width as usize));
+        }
+        _ => story(s, snapshot.clock, theme, below, buffer),
     }
-    if story.is_empty() {
-        put(buffer, area, 1, &Line::styled("   nothing has happened on it since the agent looks", theme.faint()));
+}
+
+/// The last of what happened, as far as it fits.
+fn story(s: &Socket, clock: WallClock, theme: Theme, area: Rect, buffer: &mut Buffer) {
+    let lines = story_lines(s, clock, theme, area.width as usize);
+    if lines.is_empty() {
+        put(buffer, area, 0, &Line::styled("   nothing has happened on it since the agent looks", theme.faint()));
     }
-    if let Some(f) = finding.filter(|_| area.height > 2) {
-        put(buffer, area, area.height - 1, &verdict(f, theme, area.width as usize));
+    let skip = lines.len().saturating_sub(area.height as usize);
+    for (y, l) in lines.iter().skip(skip).enumerate() {
+        put(buffer, area, y as u16, l);
+    }
+}
+
+/// The finding beside the story, where there is room for it.
+fn in_full(ui: &UiState, snapshot: &Snapshot, f: &Finding, area: Rect, buffer: &mut Buffer) {
+    let mut d = Document::new(area.width, ui.theme());
+    super::findings::document(&mut d, f, ui, snapshot);
+    for (y, l) in d.lines.iter().enumerate() {
+        put(buffer, area, y as u16, l);
+    }
+    if d.lines.len() > area.height as usize {
+        let rest = Rect { y: area.bottom() - 1, height: 1, ..area };
+        Clear.render(rest, buffer);
+        put(buffer, rest, 0, &Line::styled("   … f shows the rest", ui.theme().faint()));
     }
 }
 
@@ -82,7 +115,7 @@ pub fn style(kind: HistoryKind, theme: Theme) -> Style {
 }
 
 /// One line per entry; a run of retransmits becomes one line. Findings stand below, in full, so they are left out.
-fn story(s: &Socket, clock: WallClock, theme: Theme) -> Vec<Line<'static>> {
+fn story_lines(s: &Socket, clock: WallClock, theme: Theme, width: usize) -> Vec<Line<'static>> {
     let all: Vec<&History> = history(s).into_iter().filter(|h| h.kind != HistoryKind::Finding).collect();
     let mut lines = Vec::new();
     for run in all.chunk_by(|a, b| a.kind == HistoryKind::Retransmit && b.kind == HistoryKind::Retransmit) {
@@ -90,16 +123,14 @@ fn story(s: &Socket, clock: WallClock, theme: Theme) -> Vec<Line<'static>> {
         let text = match run.len() {
             1 => first.text.clone(),
             2 => format!("{} … {}", first.text, last.text),
-            n => format!(
-                "{} … {}  ({n} retransmits in {})",
-                first.text,
-                last.text,
-                text::duration(last.at.since(first.at))
-            ),
+            n => format!("{} … {} · {n} in {}", first.text, last.text, text::duration(last.at.since(first.at))),
         };
         lines.push(Line::from(vec![
             Span::styled(format!("   {}  ", clock.local_time_ms(first.at)), theme.faint()),
-            Span::styled(text::safe(&text).into_owned(), style(first.kind, theme)),
+            Span::styled(
+                text::cut(&text::safe(&text), width.saturating_sub(17)).into_owned(),
+                style(first.kind, theme),
+            ),
         ]));
     }
     lines

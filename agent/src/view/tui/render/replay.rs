@@ -5,11 +5,10 @@ use ratatui::layout::Rect;
 use ratatui::text::{Line, Span};
 
 use super::line::put;
-use crate::state::Snapshot;
 use crate::view::text;
 use crate::view::tui::state::{Mode, UiState};
 
-pub fn draw(ui: &UiState, _snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
+pub fn draw(ui: &UiState, area: Rect, buffer: &mut Buffer) {
     let Mode::Replay(r) = &ui.options.mode else { return };
     let theme = ui.theme();
     let width = area.width as usize;

@@ -14,8 +14,6 @@ use crate::view::tui::rows::{self, Column, is_stuck};
 use crate::view::tui::state::UiState;
 use crate::view::tui::theme::{Severity, Theme};
 
-/// Columns of the cursor and of the finding's shape, before the first column.
-const PREFIX: u16 = 4;
 /// A destination this wide shows `api.anthropic.com:443` whole.
 const DESTINATION_GOOD: u16 = 21;
 const DESTINATION_MAX: u16 = 48;
@@ -30,6 +28,11 @@ pub struct Columns {
     /// Short forms of states and origins.
     pub narrow: bool,
     pub spark: bool,
+}
+
+/// Cursor and the finding's shape, before the first column.
+fn prefix(narrow: bool) -> u16 {
+    if narrow { 3 } else { 5 }
 }
 
 fn width_of(column: Column, narrow: bool, spark: bool) -> u16 {
@@ -72,7 +75,7 @@ pub fn columns(width: u16) -> Columns {
     ]
     .into_iter();
     let room = loop {
-        let used: u16 = list.iter().map(|c| width_of(*c, narrow, spark) + gap).sum::<u16>() - gap + PREFIX;
+        let used: u16 = list.iter().map(|c| width_of(*c, narrow, spark) + gap).sum::<u16>() - gap + prefix(narrow);
         let room = width.saturating_sub(used);
         if room >= want {
             break room;
@@ -96,7 +99,7 @@ pub fn columns(width: u16) -> Columns {
         }
     };
     let destination = room.min(DESTINATION_MAX);
-    let mut x = PREFIX;
+    let mut x = prefix(narrow);
     let list = list
         .into_iter()
         .map(|c| {
@@ -132,17 +135,41 @@ pub fn draw(ui: &UiState, snapshot: &Snapshot, body: Body, buffer: &mut Buffer) 
         let selected = row == ui.cursor;
         put(buffer, body.rows, y, &line(ui, snapshot, socket, &columns, selected));
     }
-    // How far the table has scrolled, where it does not fit.
+}
+
+/// The rule above the table says which part of it is visible, and what decides that.
+pub fn draw_rule(ui: &UiState, snapshot: &Snapshot, body: Body, area: Rect, buffer: &mut Buffer) {
+    let theme = ui.theme();
+    let shown = ui.rows.len();
     let height = body.rows.height as usize;
-    if ui.rows.len() > height && height > 2 {
-        let span = ui.rows.len() - height;
-        let y = (ui.offset * (height - 1)).div_ceil(span.max(1)).min(height - 1);
-        let edge = Rect { x: body.rows.right().saturating_sub(1), width: 1, ..body.rows };
-        for i in 0..body.rows.height {
-            let (mark, style) = if i as usize == y { ("┃", theme.strong()) } else { ("│", theme.faint()) };
-            put(buffer, edge, i, &Line::styled(mark, style));
-        }
+    let all = snapshot.sockets.len();
+    let range = if shown > height && height > 0 {
+        format!("{}–{} of ", text::count(ui.offset as u64 + 1), text::count((ui.offset + height).min(shown) as u64))
+    } else {
+        String::new()
+    };
+    let of_all = if shown < all { format!("{} of ", text::count(shown as u64)) } else { String::new() };
+    let range = if of_all.is_empty() { range } else { of_all };
+    let mut status = vec![Span::styled(format!(" {range}{} ", text::plural(all, "socket")), theme.faint())];
+    if !ui.filter.is_empty() {
+        let words = text::cut(&text::safe(&ui.filter), 30).into_owned();
+        status.push(Span::styled("· ", theme.faint()));
+        status.push(Span::styled(format!("filter {words} "), theme.strong()));
     }
+    if let Some(c) = ui.sort.by {
+        let arrow = if ui.sort.ascending() { '↑' } else { '↓' };
+        status.push(Span::styled("· ", theme.faint()));
+        status.push(Span::styled(format!("by {} {arrow} ", c.title()), theme.strong()));
+    }
+    let used: usize = status.iter().map(Span::width).sum();
+    let width = area.width as usize;
+    if used + 4 > width {
+        return super::line::rule(buffer, area, theme.faint());
+    }
+    let mut spans = vec![Span::styled("─".repeat(width - used - 2), theme.faint())];
+    spans.extend(status);
+    spans.push(Span::styled("──", theme.faint()));
+    put(buffer, area, 0, &Line::from(spans));
 }
 
 fn titles(ui: &UiState, columns: &Columns) -> Line<'static> {
@@ -198,10 +225,17 @@ fn line(ui: &UiState, snapshot: &Snapshot, s: &Socket, columns: &Columns, select
         base = base.add_modifier(Modifier::BOLD);
     }
     let mut line = Builder::new(base);
-    line.cell(0, 2, if selected { " ▶" } else { "" }, Style::new(), false);
+    let (cursor_x, shape_x) = if columns.narrow { (0, 1) } else { (1, 3) };
+    line.cell(cursor_x, 1, if selected { "▶" } else { "" }, Style::new(), false);
     let finding = ui.rows.finding(snapshot, s.id);
     let severity = finding.map(|f| Severity::of(f));
-    line.cell(2, 1, severity.map_or("", Severity::shape), severity.map_or(Style::new(), |x| theme.severity(x)), false);
+    line.cell(
+        shape_x,
+        1,
+        severity.map_or("", Severity::shape),
+        severity.map_or(Style::new(), |x| theme.severity(x)),
+        false,
+    );
     for (column, x, w) in &columns.list {
         let (value, style) = match column {
             Column::Finding => (
@@ -225,7 +259,7 @@ fn cell(column: Column, s: &Socket, snapshot: &Snapshot, theme: Theme, columns: 
         }
         Column::Local => s.flow.map_or_else(none, |f| (f.local.port().to_string(), plain)),
         Column::State => state(s, snapshot, columns.narrow, theme),
-        Column::Keepalive => s.keepalive.map_or_else(none, |k| keepalive(k, theme)),
+        Column::Keepalive => s.keepalive.map_or_else(none, |k| keepalive(k, w as usize, theme)),
         Column::Idle => rows::idle(s, snapshot.at).map_or_else(none, |d| (text::duration(d), plain)),
         Column::Rtt => s.tcp.rtt.map_or_else(none, |d| (text::latency(d), plain)),
         Column::SendQueue => match s.tcp.send_queue_bytes {
@@ -246,7 +280,7 @@ fn cell(column: Column, s: &Socket, snapshot: &Snapshot, theme: Theme, columns: 
 fn state(s: &Socket, snapshot: &Snapshot, narrow: bool, theme: Theme) -> (String, Style) {
     if let Some(t) = s.closed_at {
         let ago = text::duration(snapshot.at.since(t));
-        return (if narrow { format!("CLOS {ago}") } else { format!("CLOSED {ago}") }, Style::new());
+        return (if narrow { "CLOSED".into() } else { format!("CLOSED {ago}") }, Style::new());
     }
     let Some(state) = s.state else { return ("-".into(), theme.faint()) };
     let name = match state {
@@ -261,13 +295,16 @@ fn state(s: &Socket, snapshot: &Snapshot, narrow: bool, theme: Theme) -> (String
 }
 
 /// `off`, `30s/10s/3`; `✓` and green where the agent set it.
-pub fn keepalive(k: Keepalive, theme: Theme) -> (String, Style) {
+pub fn keepalive(k: Keepalive, width: usize, theme: Theme) -> (String, Style) {
     if !k.enabled {
         return ("off".into(), theme.risk());
     }
     let values = format!("{}/{}/{}", text::setting(k.idle_s), text::setting(k.interval_s), k.count);
     match k.set_by {
-        Some(SetBy::Agent) => (format!("{values}✓"), theme.own()),
+        Some(SetBy::Agent) => {
+            let blank = if text::width(&values) + 2 <= width { " " } else { "" };
+            (format!("{values}{blank}✓"), theme.own())
+        }
         _ => (values, Style::new()),
     }
 }
@@ -283,7 +320,7 @@ fn retransmits(s: &Socket, snapshot: &Snapshot, spark: bool, theme: Theme) -> (S
     if spark { (format!("{number:>4} {}", sparkline(s, snapshot)), style) } else { (format!("{number:>4}"), style) }
 }
 
-/// The socket's last eight slots, moved on to the present; the scale is logarithmic, for one retransmit matters and
+/// The socket's last slots, moved on to the present; the scale is logarithmic, for one retransmit matters and
 /// a thousand must not flatten it. Empty where nothing was retransmitted.
 pub fn sparkline(s: &Socket, snapshot: &Snapshot) -> String {
     const LEVELS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
@@ -336,7 +373,7 @@ fn empty(ui: &UiState, snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) {
     lines.extend(text::wrap(&second, width).into_iter().map(|l| Line::styled(l, theme.faint())));
     let top = area.height.saturating_sub(lines.len() as u16) / 3;
     for (i, l) in lines.into_iter().enumerate() {
-        let inset = Rect { x: area.x + PREFIX.min(area.width), width: area.width.saturating_sub(PREFIX), ..area };
+        let inset = Rect { x: area.x + 5.min(area.width), width: area.width.saturating_sub(5), ..area };
         put(buffer, inset, top + i as u16, &l);
     }
 }
