@@ -6,6 +6,10 @@
 //! host byte order.
 #![no_std]
 
+mod offsets;
+
+pub use offsets::*;
+
 /// What a [`Record`] tells. `u8` on the wire.
 pub mod kind {
     /// An skb was retransmitted (`tcp:tcp_retransmit_skb`). Carries [`super::TcpDetail`] with a BTF backend.

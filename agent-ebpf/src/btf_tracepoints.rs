@@ -1,0 +1,376 @@
+//! The sockets' tracepoints with BTF (`tp_btf`): the arguments are the kernel's own structures.
+
+use core::ffi::c_void;
+
+use agent_common::{ABSENT, SockStats, flag, kind, retransmit, stats_seen, totals};
+use aya_ebpf::macros::btf_tracepoint;
+use aya_ebpf::programs::BtfTracePointContext;
+use aya_log_ebpf::info;
+
+use crate::count::{add32, entry, leave, make_entry, retransmitted, total};
+use crate::detail::{fill, how, seen_rst, tcp_sock};
+use crate::emit::{self, Head};
+use crate::filter::{add_listener, all, current_tgid, dest_mode, destination, listens, remove_listener, target};
+use crate::maps::FLOWS;
+use crate::read::{at, offset, probe, setting};
+use crate::sock::{
+    AF_INET, AF_INET6, End, IPPROTO_TCP, cookie, family, is_full, local, netns, owner_flag, remote, state, tcp_state,
+    v4_mapped,
+};
+
+/// Everything that sock_common says.
+#[inline(always)]
+fn head(kind: u8, sk: *const c_void, family: u8, remote: End, cookie: u64) -> Head {
+    let mut h = Head::new(kind, sk);
+    h.cookie = cookie;
+    h.netns = netns(sk);
+    h.pid = current_tgid();
+    h.local = local(sk, family);
+    h.remote = remote;
+    h.family = family;
+    h
+}
+
+/// The entry of a target's socket; with `--all` any socket may have one. `Err` = not a target.
+#[inline(always)]
+fn member(cookie: u64) -> Result<Option<*mut SockStats>, ()> {
+    match entry(cookie) {
+        Some(e) => Ok(Some(e)),
+        None if all() => Ok(make_entry(cookie, None)),
+        None => Err(()),
+    }
+}
+
+/// `tcp_retransmit_skb(sk, skb[, err])`, after `total_retrans` was raised.
+#[btf_tracepoint(function = "tcp_retransmit_skb")]
+pub fn btf_retransmit_skb(ctx: BtfTracePointContext) -> i32 {
+    let sk: *const c_void = ctx.arg(0);
+    let skb: *const c_void = ctx.arg(1);
+    let family = family(sk);
+    let remote = remote(sk, family);
+    if !destination(&remote) {
+        return 0;
+    }
+    let cookie = cookie(sk);
+    let Ok(stats) = member(cookie) else { return 0 };
+    let tcp_state = tcp_state(sk);
+    let tp = tcp_sock(sk);
+    let how = how(tp, tcp_state);
+    // From 6.18 the tracepoint also fires for a retransmit that failed; the kernel counts its segments all the same.
+    let err: i32 = if setting!(retransmit_err) != 0 { ctx.arg(2) } else { 0 };
+    let segments = segments(stats, tp, skb);
+    total(u32::from(kind::RETRANSMIT), 1);
+    total(totals::SEGMENTS, u64::from(segments));
+    if let Some(stats) = stats {
+        retransmitted(stats, how, segments);
+    }
+    if setting!(kernel_log) != 0 {
+        info!(&ctx, "retransmit: cookie {:x} segments {} how {} err {}", cookie, segments, how, err);
+    }
+    if err != 0 {
+        return 0;
+    }
+    let mut h = head(kind::RETRANSMIT, sk, family, remote, cookie);
+    h.state = tcp_state;
+    h.how = how;
+    h.aux = segments;
+    h.flags = flag::FULL_SOCK;
+    if tp.is_null() {
+        emit::record(&h);
+    } else {
+        // SAFETY: skb of the tracepoint; tp is not null.
+        emit::with_detail(&h, |d| unsafe { fill(d, tp, at(skb, offset!(skb_len)), None) });
+    }
+    0
+}
+
+/// Segments of this retransmit: what `total_retrans` grew by since the last look, so that nothing is missed where a
+/// run of this program was; for the first look, what the skb holds.
+#[inline(always)]
+fn segments(stats: Option<*mut SockStats>, tp: *const c_void, skb: *const c_void) -> u32 {
+    // SAFETY: skb of the tracepoint, tp checked; stats is a live map value and the socket is locked.
+    unsafe {
+        let held: u16 = if offset!(skb_cb) == ABSENT || offset!(cb_gso_segs) == ABSENT {
+            1
+        } else {
+            at(skb, offset!(skb_cb) + offset!(cb_gso_segs))
+        };
+        let held = if held == 0 { 1 } else { u32::from(held) };
+        let (Some(stats), false) = (stats, tp.is_null() || offset!(tp_total_retrans) == ABSENT) else { return held };
+        let now: u32 = at(tp, offset!(tp_total_retrans));
+        let grown = now.wrapping_sub((*stats).last_total);
+        let known = (*stats).seen & stats_seen::TOTAL != 0 && grown < 1 << 30;
+        (*stats).last_total = now;
+        (*stats).seen |= stats_seen::TOTAL;
+        if known { grown } else { held }
+    }
+}
+
+/// `tcp_retransmit_synack(sk, req)`: `sk` is the listener, the addresses are in the request.
+#[btf_tracepoint(function = "tcp_retransmit_synack")]
+pub fn btf_retransmit_synack(ctx: BtfTracePointContext) -> i32 {
+    let sk: *const c_void = ctx.arg(0);
+    // A request_sock begins with sock_common too.
+    let req: *const c_void = ctx.arg(1);
+    let family = family(req);
+    let remote = remote(req, family);
+    if !destination(&remote) {
+        return 0;
+    }
+    let cookie = cookie(sk);
+    let Ok(stats) = member(cookie) else { return 0 };
+    total(u32::from(kind::RETRANSMIT_SYNACK), 1);
+    total(totals::SEGMENTS, 1);
+    if let Some(stats) = stats {
+        retransmitted(stats, retransmit::SYNACK, 1);
+    }
+    let mut h = head(kind::RETRANSMIT_SYNACK, sk, family, remote, cookie);
+    h.local = local(req, family);
+    h.state = state::SYN_RECV;
+    h.how = retransmit::SYNACK;
+    h.aux = 1;
+    emit::record(&h);
+    0
+}
+
+/// `tcp_receive_reset(sk)`, before the state change.
+#[btf_tracepoint(function = "tcp_receive_reset")]
+pub fn btf_receive_reset(ctx: BtfTracePointContext) -> i32 {
+    let sk: *const c_void = ctx.arg(0);
+    let family = family(sk);
+    let remote = remote(sk, family);
+    if !destination(&remote) {
+        return 0;
+    }
+    let cookie = cookie(sk);
+    let Ok(stats) = member(cookie) else { return 0 };
+    total(u32::from(kind::RECEIVE_RESET), 1);
+    if let Some(stats) = stats {
+        // SAFETY: a live map value.
+        unsafe { add32(&raw mut (*stats).resets_received, 1) };
+    }
+    if setting!(kernel_log) != 0 {
+        info!(&ctx, "reset received: cookie {:x} state {}", cookie, tcp_state(sk));
+    }
+    let mut h = head(kind::RECEIVE_RESET, sk, family, remote, cookie);
+    h.state = tcp_state(sk);
+    h.flags = flag::FULL_SOCK;
+    let tp = tcp_sock(sk);
+    if tp.is_null() {
+        emit::record(&h);
+    } else {
+        let rst = seen_rst(cookie);
+        // SAFETY: tp is not null.
+        emit::with_detail(&h, |d| unsafe { fill(d, tp, 0, rst) });
+    }
+    0
+}
+
+/// `tcp_send_reset(sk, skb[, reason])`: `sk` is null for a RST that belongs to no socket; it may be a minisock.
+#[btf_tracepoint(function = "tcp_send_reset")]
+pub fn btf_send_reset(ctx: BtfTracePointContext) -> i32 {
+    let sk: *const c_void = ctx.arg(0);
+    let skb: *const c_void = ctx.arg(1);
+    let (reason, reason_flag): (u32, u8) =
+        if setting!(reset_reason) != 0 { (ctx.arg(2), flag::HAS_REASON) } else { (0, 0) };
+    if sk.is_null() {
+        return without_socket(skb, reason, reason_flag);
+    }
+    let state = tcp_state(sk);
+    // A listener answers for connections it has no socket for: the packet has the addresses.
+    let (family, remote, local) = if state == state::LISTEN && !skb.is_null() {
+        answered(skb)
+    } else {
+        let family = family(sk);
+        (family, remote(sk, family), local(sk, family))
+    };
+    let cookie = cookie(sk);
+    // After → CLOSE a socket may have lost its addresses: membership decides.
+    let stats = entry(cookie);
+    if stats.is_none() && !(all() && destination(&remote)) {
+        return 0;
+    }
+    if state == state::LISTEN && !destination(&remote) {
+        return 0;
+    }
+    let full = is_full(state);
+    // No entry for a minisock: no tcp_destroy_sock would take it away again.
+    let stats = if stats.is_none() && full { make_entry(cookie, None) } else { stats };
+    total(u32::from(kind::SEND_RESET), 1);
+    if let Some(stats) = stats {
+        // SAFETY: a live map value.
+        unsafe { add32(&raw mut (*stats).resets_sent, 1) };
+    }
+    if setting!(kernel_log) != 0 {
+        info!(&ctx, "reset sent: cookie {:x} state {} reason {}", cookie, state, reason);
+    }
+    let mut h = head(kind::SEND_RESET, sk, family, remote, cookie);
+    h.local = local;
+    h.state = state;
+    h.reason = reason;
+    h.flags = reason_flag | if full { flag::FULL_SOCK } else { 0 };
+    let tp = if full && state != state::LISTEN { tcp_sock(sk) } else { core::ptr::null() };
+    if tp.is_null() {
+        emit::record(&h);
+    } else {
+        // SAFETY: tp is not null.
+        emit::with_detail(&h, |d| unsafe { fill(d, tp, 0, None) });
+    }
+    0
+}
+
+/// A RST for no socket: an event of the whole machine only.
+#[inline(always)]
+fn without_socket(skb: *const c_void, reason: u32, reason_flag: u8) -> i32 {
+    if !all() || skb.is_null() {
+        return 0;
+    }
+    let (family, remote, local) = answered(skb);
+    if !destination(&remote) {
+        return 0;
+    }
+    total(u32::from(kind::SEND_RESET), 1);
+    let mut h = Head::new(kind::SEND_RESET, core::ptr::null());
+    // SAFETY: BTF-typed reads from the skb of the tracepoint; a null device reads as zero.
+    unsafe {
+        let dev: *const c_void = at(skb, offset!(skb_dev));
+        let net: *const c_void = at(dev, offset!(dev_net));
+        h.netns = at(net, offset!(net_inum));
+    }
+    h.local = local;
+    h.remote = remote;
+    h.family = family;
+    h.state = state::CLOSE;
+    h.reason = reason;
+    h.flags = reason_flag;
+    emit::record(&h);
+    0
+}
+
+/// The ends of the packet that a RST answers, seen from this host: family, remote, local.
+#[inline(always)]
+fn answered(skb: *const c_void) -> (u8, End, End) {
+    // SAFETY: header offsets of the skb; the headers have no BTF type, so they are probed.
+    unsafe {
+        let head: u64 = at(skb, offset!(skb_head));
+        let ip = head + u64::from(at::<u16>(skb, offset!(skb_network_header)));
+        let tcp = head + u64::from(at::<u16>(skb, offset!(skb_transport_header)));
+        let ports: [u16; 2] = probe(tcp);
+        let (from, to) = (u16::from_be(ports[0]), u16::from_be(ports[1]));
+        if probe::<u8>(ip) >> 4 == 6 {
+            let a: [u32; 8] = probe(ip + 8);
+            (
+                AF_INET6,
+                End { addr: [a[0], a[1], a[2], a[3]], port: from },
+                End { addr: [a[4], a[5], a[6], a[7]], port: to },
+            )
+        } else {
+            let a: [u32; 2] = probe(ip + 12);
+            (AF_INET, End { addr: v4_mapped(a[0]), port: from }, End { addr: v4_mapped(a[1]), port: to })
+        }
+    }
+}
+
+/// `inet_sock_set_state(sk, old, new)`.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub fn btf_set_state(ctx: BtfTracePointContext) -> i32 {
+    let sk: *const c_void = ctx.arg(0);
+    let (old, new): (i32, i32) = (ctx.arg(1), ctx.arg(2));
+    let (old, new) = (old as u8, new as u8);
+    // The clone of a listener carries its cookie until just after this.
+    if old == state::LISTEN && new == state::SYN_RECV {
+        return 0;
+    }
+    // SAFETY: a full socket.
+    let protocol: u16 = unsafe { at(sk, offset!(sk_protocol)) };
+    if offset!(sk_protocol) != ABSENT && protocol != IPPROTO_TCP {
+        return 0;
+    }
+    let family = family(sk);
+    let remote = remote(sk, family);
+    // Neither a listener nor a socket at → CLOSE has a remote end to ask.
+    let by_cookie = new == state::CLOSE || new == state::LISTEN;
+    if !by_cookie && !destination(&remote) {
+        return 0;
+    }
+    let cookie = cookie(sk);
+    let known = entry(cookie).is_some();
+    let wanted = if new == state::LISTEN {
+        listening(sk, cookie, known, family)
+    } else if new == state::CLOSE {
+        if old == state::LISTEN && known {
+            remove_listener(netns(sk), local(sk, family).port);
+        }
+        known || (all() && destination(&remote))
+    } else if known {
+        true
+    } else if new == state::SYN_SENT {
+        // connect() runs in the process itself.
+        (all() || target(current_tgid()).is_some()) && adopt(sk, cookie)
+    } else if old == state::SYN_RECV && new == state::ESTABLISHED {
+        (all() || listens(netns(sk), local(sk, family).port)) && adopt(sk, cookie)
+    } else {
+        all()
+    };
+    if !wanted {
+        return 0;
+    }
+    total(u32::from(kind::STATE), 1);
+    if setting!(kernel_log) != 0 {
+        info!(&ctx, "state: cookie {:x} {} -> {}", cookie, old, new);
+    }
+    let mut h = head(kind::STATE, sk, family, remote, cookie);
+    h.state = old;
+    h.new_state = new;
+    h.flags = flag::FULL_SOCK | owner_flag(old, new);
+    emit::record(&h);
+    0
+}
+
+/// Takes a new socket in; a full table is counted, the event goes on.
+#[inline(always)]
+fn adopt(sk: *const c_void, cookie: u64) -> bool {
+    let tp = tcp_sock(sk);
+    let baseline = if tp.is_null() || offset!(tp_total_retrans) == ABSENT {
+        None
+    } else {
+        // SAFETY: tp is not null.
+        Some(unsafe { at(tp, offset!(tp_total_retrans)) })
+    };
+    make_entry(cookie, baseline);
+    true
+}
+
+/// listen() of a target: its port recognises accepted sockets. True if the event itself is wanted: with a
+/// destination filter a listener matches nothing.
+#[inline(always)]
+fn listening(sk: *const c_void, cookie: u64, known: bool, family: u8) -> bool {
+    if !known {
+        if !all() && target(current_tgid()).is_none() {
+            return false;
+        }
+        make_entry(cookie, Some(0));
+    }
+    if !all() {
+        add_listener(netns(sk), local(sk, family).port);
+    }
+    dest_mode() == 0
+}
+
+/// `tcp_destroy_sock(sk)`: the end; addresses may be gone.
+#[btf_tracepoint(function = "tcp_destroy_sock")]
+pub fn btf_destroy_sock(ctx: BtfTracePointContext) -> i32 {
+    let sk: *const c_void = ctx.arg(0);
+    let cookie = cookie(sk);
+    let Some(stats) = entry(cookie) else { return 0 };
+    let family = family(sk);
+    total(u32::from(kind::DESTROY), 1);
+    let mut h = head(kind::DESTROY, sk, family, remote(sk, family), cookie);
+    h.state = tcp_state(sk);
+    h.flags = flag::FULL_SOCK;
+    leave(&h, cookie, stats);
+    if setting!(provenance) != 0 {
+        let _ = FLOWS.remove(cookie);
+    }
+    0
+}

@@ -1,0 +1,82 @@
+//! Exact counts, independent of the ring.
+
+use core::arch::asm;
+
+use agent_common::{SockStats, retransmit, stats_seen, totals};
+
+use crate::emit::{self, Head};
+use crate::maps::{SOCKS, TOTALS};
+
+#[inline(always)]
+pub fn total(index: u32, n: u64) {
+    if let Some(p) = TOTALS.get_ptr_mut(index) {
+        // Atomic, because a softirq may interrupt another program of ours on the same CPU. In assembly, because Rust
+        // offers no atomic add for a target without compare-and-swap; this form needs no later kernel than 4.x.
+        // SAFETY: a live, aligned map value.
+        unsafe { asm!("lock *(u64 *)({p} + 0) += {n}", p = in(reg) p, n = in(reg) n) };
+    }
+}
+
+/// # Safety
+/// `p` points into a live map value and is aligned.
+#[inline(always)]
+pub unsafe fn add32(p: *mut u32, n: u32) {
+    // SAFETY: by contract.
+    unsafe { asm!("lock *(u32 *)({p} + 0) += {n}", p = in(reg) p, n = in(reg) u64::from(n)) };
+}
+
+/// The entry of a socket, if it belongs to a target.
+#[inline(always)]
+pub fn entry(key: u64) -> Option<*mut SockStats> {
+    if key == 0 {
+        return None;
+    }
+    SOCKS.get_ptr_mut(key)
+}
+
+/// Makes an entry; `total_retrans` is the baseline of its segment count, where known.
+#[inline(always)]
+pub fn make_entry(key: u64, total_retrans: Option<u32>) -> Option<*mut SockStats> {
+    if key == 0 {
+        return None;
+    }
+    let fresh = SockStats {
+        last_total: total_retrans.unwrap_or(0),
+        seen: if total_retrans.is_some() { stats_seen::TOTAL } else { 0 },
+        ..SockStats::default()
+    };
+    // BPF_NOEXIST: two CPUs may both find it missing.
+    if SOCKS.insert(key, fresh, 1).is_err() && SOCKS.get_ptr(key).is_none() {
+        total(totals::TABLE_FULL, 1);
+        return None;
+    }
+    SOCKS.get_ptr_mut(key)
+}
+
+/// Adds `segments` retransmitted in the way `how`.
+#[inline(always)]
+pub fn retransmitted(stats: *mut SockStats, how: u8, segments: u32) {
+    // SAFETY: a live map value; its members are aligned.
+    unsafe {
+        add32(&raw mut (*stats).retransmits, segments);
+        let member = match how {
+            retransmit::RTO => &raw mut (*stats).rto,
+            retransmit::FAST => &raw mut (*stats).fast,
+            retransmit::TLP => &raw mut (*stats).tlp,
+            retransmit::SYN | retransmit::SYNACK => &raw mut (*stats).syn,
+            _ => &raw mut (*stats).unknown,
+        };
+        add32(member, segments);
+    }
+}
+
+/// Hands the final counts over and forgets the socket; if the ring has no room the entry waits for the user's sweep.
+#[inline(always)]
+pub fn leave(head: &Head, key: u64, stats: *mut SockStats) {
+    if emit::with_stats(head, stats) {
+        let _ = SOCKS.remove(key);
+    } else {
+        // SAFETY: a live map value; nobody else writes to a destroyed socket's entry.
+        unsafe { (*stats).seen |= stats_seen::DESTROYED };
+    }
+}

@@ -1,0 +1,173 @@
+//! Writing records into the ring, and waking the reader seldom.
+
+use core::ffi::c_void;
+
+use agent_common::{Record, SockStats, TcpDetail, flag, totals};
+use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
+use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns};
+
+use crate::count::total;
+use crate::maps::{EVENTS, WAKE};
+use crate::read::setting;
+use crate::sock::{Addr, End};
+
+/// `BPF_RB_AVAIL_DATA` of `bpf_ringbuf_query`: bytes not yet consumed.
+const AVAIL_DATA: u64 = 0;
+
+/// What a record says besides its time.
+#[derive(Clone, Copy)]
+pub struct Head {
+    pub kind: u8,
+    pub cookie: u64,
+    pub sk: u64,
+    pub netns: u32,
+    pub pid: u32,
+    pub reason: u32,
+    pub aux: u32,
+    pub local: End,
+    pub remote: End,
+    pub family: u8,
+    pub state: u8,
+    pub new_state: u8,
+    pub how: u8,
+    pub flags: u8,
+}
+
+impl Head {
+    /// A record of `kind` about the socket at `sk`, everything else unknown.
+    #[inline(always)]
+    pub fn new(kind: u8, sk: *const c_void) -> Self {
+        Self {
+            kind,
+            cookie: 0,
+            sk: sk as u64,
+            netns: 0,
+            pid: 0,
+            reason: 0,
+            aux: 0,
+            local: End::NONE,
+            remote: End::NONE,
+            family: 0,
+            state: 0,
+            new_state: 0,
+            how: 0,
+            flags: 0,
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn write(&self, to: *mut Record, now: u64, more_flags: u8) {
+        // SAFETY: `to` is reserved ring memory of at least a Record, 8-aligned; every byte is written.
+        unsafe {
+            (*to).ts = now;
+            (*to).cookie = self.cookie;
+            (*to).sk = self.sk;
+            (*to).netns = self.netns;
+            (*to).pid = self.pid;
+            (*to).reason = self.reason;
+            (*to).aux = self.aux;
+            (*to).jiffies = bpf_jiffies64() as u32;
+            (*to).sport = self.local.port;
+            (*to).dport = self.remote.port;
+            (&raw mut (*to).saddr).cast::<Addr>().write(self.local.addr);
+            (&raw mut (*to).daddr).cast::<Addr>().write(self.remote.addr);
+            (*to).kind = self.kind;
+            (*to).family = self.family;
+            (*to).state = self.state;
+            (*to).new_state = self.new_state;
+            (*to).how = self.how;
+            (*to).flags = self.flags | more_flags;
+            (*to).pad = [0; 2];
+        }
+    }
+}
+
+#[repr(C)]
+struct WithDetail {
+    record: Record,
+    detail: TcpDetail,
+}
+
+#[repr(C)]
+struct WithStats {
+    record: Record,
+    stats: SockStats,
+}
+
+/// Writes a bare record; false if the ring was full.
+#[inline(always)]
+pub fn record(head: &Head) -> bool {
+    let Some(mut entry) = EVENTS.reserve::<Record>(0) else { return full() };
+    let now = now();
+    // SAFETY: reserved for a Record.
+    unsafe { head.write(entry.as_mut_ptr(), now, 0) };
+    entry.submit(wake_flags(now));
+    true
+}
+
+/// Writes a record with what `fill` puts into the detail (all of it, reserved memory is not zeroed); `fill` returns
+/// further flags.
+#[inline(always)]
+pub fn with_detail(head: &Head, fill: impl FnOnce(*mut TcpDetail) -> u8) -> bool {
+    let Some(mut entry) = EVENTS.reserve::<WithDetail>(0) else { return full() };
+    let now = now();
+    let p = entry.as_mut_ptr();
+    // SAFETY: reserved for both.
+    unsafe {
+        let more = fill(&raw mut (*p).detail);
+        head.write(&raw mut (*p).record, now, flag::HAS_DETAIL | more);
+    }
+    entry.submit(wake_flags(now));
+    true
+}
+
+/// Writes a record with the socket's final counts.
+#[inline(always)]
+pub fn with_stats(head: &Head, stats: *const SockStats) -> bool {
+    let Some(mut entry) = EVENTS.reserve::<WithStats>(0) else { return full() };
+    let now = now();
+    let p = entry.as_mut_ptr();
+    // SAFETY: reserved for both; `stats` is a live map value.
+    unsafe {
+        (&raw mut (*p).stats).write(*stats);
+        head.write(&raw mut (*p).record, now, flag::HAS_STATS);
+    }
+    entry.submit(wake_flags(now));
+    true
+}
+
+#[inline(always)]
+fn full() -> bool {
+    total(totals::RING_FULL, 1);
+    false
+}
+
+#[inline(always)]
+fn now() -> u64 {
+    // SAFETY: a helper without arguments.
+    unsafe { bpf_ktime_get_ns() }
+}
+
+/// A wake-up per event costs twenty times the record itself and makes the kernel skip nested runs. So: one if the
+/// last is older than the window, or if the ring fills (then at most eight per window). The reader polls for one
+/// window after it has seen anything, so that no record is stranded.
+#[inline(always)]
+fn wake_flags(now: u64) -> u64 {
+    let no = u64::from(BPF_RB_NO_WAKEUP);
+    let Some(last) = WAKE.get_ptr_mut(0) else { return no };
+    let window = u64::from(setting!(wake_window_ns));
+    // SAFETY: a live map value; a race costs one wake-up more.
+    unsafe {
+        let since = now.wrapping_sub(*last);
+        // Another CPU may have stamped a later time than ours.
+        if since > i64::MAX as u64 || since < window / 8 {
+            return no;
+        }
+        if since < window && EVENTS.query(AVAIL_DATA) < u64::from(setting!(ring_high)) {
+            return no;
+        }
+        *last = now;
+    }
+    total(totals::WAKEUPS, 1);
+    u64::from(BPF_RB_FORCE_WAKEUP)
+}

@@ -1,0 +1,101 @@
+//! Which events matter: the destination first (it is the cheapest to fail), then the target.
+
+use core::ffi::c_void;
+
+use agent_common::{ListenKey, dest_mode};
+use aya_ebpf::helpers::generated::{bpf_get_current_pid_tgid, bpf_map_lookup_elem};
+
+use crate::maps::{CONTROL, DESTS, LISTENERS, PIDS};
+use crate::read::setting;
+use crate::sock::End;
+
+/// Bits of a full key of `DESTS`: port and address.
+const FULL_PREFIX: u32 = 16 + 128;
+
+/// No target filter.
+#[inline(always)]
+pub fn all() -> bool {
+    setting!(all) != 0
+}
+
+#[inline(always)]
+pub fn dest_mode() -> u32 {
+    CONTROL.get(0).map_or(0, |c| c.dest_mode)
+}
+
+/// Whether the remote end passes the destination filter. One lookup, two only if some destinations have a port and
+/// others have none.
+#[inline(always)]
+pub fn destination(remote: &End) -> bool {
+    let mode = dest_mode();
+    if mode == 0 {
+        return true;
+    }
+    (mode & dest_mode::ANY_PORT != 0 && in_dests(remote, 0))
+        || (mode & dest_mode::ONE_PORT != 0 && in_dests(remote, remote.port))
+}
+
+#[inline(always)]
+fn in_dests(remote: &End, port: u16) -> bool {
+    let a = &remote.addr;
+    // `Key<DestKey>` as aligned words: prefix length, port (big-endian), address. Byte-wise stores cost more than
+    // these shifts. The last two bytes are not part of the key.
+    let key: [u32; 6] = [
+        FULL_PREFIX,
+        u32::from(port.to_be()) | a[0] << 16,
+        a[0] >> 16 | a[1] << 16,
+        a[1] >> 16 | a[2] << 16,
+        a[2] >> 16 | a[3] << 16,
+        a[3] >> 16,
+    ];
+    // SAFETY: the key is longer than the map's 22 bytes, and initialised.
+    unsafe { !bpf_map_lookup_elem((&raw const DESTS).cast_mut().cast(), (&raw const key).cast::<c_void>()).is_null() }
+}
+
+/// tgid of the current task, in the initial pid namespace.
+#[inline(always)]
+pub fn current_tgid() -> u32 {
+    // SAFETY: a helper without arguments.
+    (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32
+}
+
+/// Whether `tgid` is a target; the value says whether its children are too.
+#[inline(always)]
+pub fn target(tgid: u32) -> Option<u32> {
+    // SAFETY: the value is copied out at once; a concurrent update replaces one u32 by another.
+    unsafe { PIDS.get(tgid) }.copied()
+}
+
+/// Whether a target listens there.
+#[inline(always)]
+pub fn listens(netns: u32, port: u16) -> bool {
+    LISTENERS.get_ptr(ListenKey { netns, port, pad: 0 }).is_some()
+}
+
+#[inline(always)]
+pub fn add_listener(netns: u32, port: u16) {
+    let key = ListenKey { netns, port, pad: 0 };
+    match LISTENERS.get_ptr_mut(key) {
+        // SAFETY: a live map value; adds are atomic.
+        Some(n) => unsafe { crate::count::add32(n, 1) },
+        None => {
+            let _ = LISTENERS.insert(key, 1, 0);
+        }
+    }
+}
+
+/// One listener of a port closed; others may share it (SO_REUSEPORT).
+#[inline(always)]
+pub fn remove_listener(netns: u32, port: u16) {
+    let key = ListenKey { netns, port, pad: 0 };
+    if let Some(n) = LISTENERS.get_ptr_mut(key) {
+        // SAFETY: a live map value; a torn count can only keep the port too long.
+        unsafe {
+            if *n <= 1 {
+                let _ = LISTENERS.remove(key);
+            } else {
+                *n -= 1;
+            }
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Every map. Sizes here are the smallest that load: a load that uses only a guard or an iterator creates them all
+//! too. The user side raises them (`set_max_entries`) when it traces.
+
+use agent_common::{CLASSIC_BYTES, Control, DestKey, FlowSeen, ListenKey, SockStats, TupleKey, totals};
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
+
+/// Records with detail; may lose some in a storm, which `TOTALS` counts.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
+
+/// When the reader was last woken, nanoseconds of CLOCK_MONOTONIC.
+#[map]
+pub static WAKE: Array<u64> = Array::with_max_entries(1, 0);
+
+/// Exact counts whatever happens to the ring: indexes of [`totals`].
+#[map]
+pub static TOTALS: PerCpuArray<u64> = PerCpuArray::with_max_entries(totals::LEN, 0);
+
+#[map]
+pub static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
+
+/// Destinations. The trie is never preallocated: its size costs nothing.
+#[map]
+pub static DESTS: LpmTrie<DestKey, u32> = LpmTrie::with_max_entries(16_384, 0);
+
+/// tgid of a target; value 1 = with its children.
+#[map]
+pub static PIDS: HashMap<u32, u32> = HashMap::with_max_entries(1, 0);
+
+/// Sockets of the targets, by cookie (BTF) or kernel address (classic), with their exact counts.
+#[map]
+pub static SOCKS: HashMap<u64, SockStats> = HashMap::with_max_entries(1, 0);
+
+/// Listening ports of the targets; value = listeners on it (SO_REUSEPORT).
+#[map]
+pub static LISTENERS: HashMap<ListenKey, u32> = HashMap::with_max_entries(1, 0);
+
+/// Classic backend: sockets open before the agent, by their addresses; value = cookie.
+#[map]
+pub static TUPLES: HashMap<TupleKey, u64> = HashMap::with_max_entries(1, 0);
+
+/// What the provenance program saw, by cookie.
+#[map]
+pub static FLOWS: LruHashMap<u64, FlowSeen> = LruHashMap::with_max_entries(1, 0);
+
+/// Classic backend: one tracepoint record.
+#[map]
+pub static SCRATCH: PerCpuArray<[u8; CLASSIC_BYTES as usize]> = PerCpuArray::with_max_entries(1, 0);

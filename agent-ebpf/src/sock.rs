@@ -1,0 +1,125 @@
+//! What `struct sock_common` says: the two ends, the cookie, the network namespace.
+
+use core::ffi::c_void;
+
+use agent_common::flag;
+use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
+
+use crate::read::{at, offset, setting};
+
+pub const AF_INET: u8 = 2;
+pub const AF_INET6: u8 = 10;
+pub const IPPROTO_TCP: u16 = 6;
+
+/// TCP states (`include/net/tcp_states.h`).
+pub mod state {
+    pub const ESTABLISHED: u8 = 1;
+    pub const SYN_SENT: u8 = 2;
+    pub const SYN_RECV: u8 = 3;
+    pub const FIN_WAIT1: u8 = 4;
+    pub const TIME_WAIT: u8 = 6;
+    pub const CLOSE: u8 = 7;
+    pub const LAST_ACK: u8 = 9;
+    pub const LISTEN: u8 = 10;
+    pub const NEW_SYN_RECV: u8 = 12;
+}
+
+/// 16 bytes of address as they lie in memory, IPv4 as v4-mapped.
+pub type Addr = [u32; 4];
+
+/// `::ffff:a.b.c.d`, from the four bytes as they lie in memory.
+#[inline(always)]
+pub fn v4_mapped(address: u32) -> Addr {
+    [0, 0, 0xffff_0000, address]
+}
+
+/// One end of a connection; the port in host byte order.
+#[derive(Clone, Copy)]
+pub struct End {
+    pub addr: Addr,
+    pub port: u16,
+}
+
+impl End {
+    pub const NONE: End = End { addr: [0; 4], port: 0 };
+}
+
+#[inline(always)]
+pub fn family(sk: *const c_void) -> u8 {
+    // SAFETY: `sk` points to a socket or minisock: sock_common is there.
+    unsafe { at::<u16>(sk, offset!(skc_family)) as u8 }
+}
+
+#[inline(always)]
+pub fn tcp_state(sk: *const c_void) -> u8 {
+    // SAFETY: as above.
+    unsafe { at::<u8>(sk, offset!(skc_state)) }
+}
+
+/// A `tcp_sock`, not a TIME_WAIT or request minisock, of which only sock_common may be read.
+#[inline(always)]
+pub fn is_full(state: u8) -> bool {
+    state != state::TIME_WAIT && state != state::NEW_SYN_RECV
+}
+
+#[inline(always)]
+fn address(sk: *const c_void, family: u8, v4: u32, v6: u32) -> Addr {
+    // SAFETY: as above.
+    unsafe {
+        if family == AF_INET6 {
+            let a = [at(sk, v6), at(sk, v6 + 4), at(sk, v6 + 8), at(sk, v6 + 12)];
+            // A v4-mapped connect fills the IPv4 half only on some kernels.
+            if a != [0u32; 4] {
+                return a;
+            }
+            let mapped: u32 = at(sk, v4);
+            return if mapped == 0 { a } else { v4_mapped(mapped) };
+        }
+        v4_mapped(at(sk, v4))
+    }
+}
+
+#[inline(always)]
+pub fn remote(sk: *const c_void, family: u8) -> End {
+    End {
+        addr: address(sk, family, offset!(skc_daddr), offset!(skc_v6_daddr)),
+        // SAFETY: as above.
+        port: u16::from_be(unsafe { at(sk, offset!(skc_dport)) }),
+    }
+}
+
+#[inline(always)]
+pub fn local(sk: *const c_void, family: u8) -> End {
+    End {
+        addr: address(sk, family, offset!(skc_rcv_saddr), offset!(skc_v6_rcv_saddr)),
+        // SAFETY: as above.
+        port: unsafe { at(sk, offset!(skc_num)) },
+    }
+}
+
+#[inline(always)]
+pub fn cookie(sk: *const c_void) -> u64 {
+    // SAFETY: `sk` is BTF-typed; the helper takes any socket.
+    unsafe {
+        if setting!(cookie_helper) != 0 { bpf_get_socket_cookie(sk.cast_mut()) } else { at(sk, offset!(skc_cookie)) }
+    }
+}
+
+/// Inode number of the socket's network namespace.
+#[inline(always)]
+pub fn netns(sk: *const c_void) -> u32 {
+    // SAFETY: BTF-typed reads.
+    unsafe {
+        let net: *const c_void = at(sk, offset!(skc_net));
+        at(net, offset!(net_inum))
+    }
+}
+
+/// connect(), listen() and close() or shutdown() run in the process that asked for it.
+#[inline(always)]
+pub fn owner_flag(old: u8, new: u8) -> u8 {
+    let by_owner = (old == state::CLOSE && (new == state::SYN_SENT || new == state::LISTEN))
+        || new == state::FIN_WAIT1
+        || new == state::LAST_ACK;
+    if by_owner { flag::PID_IS_OWNER } else { 0 }
+}
