@@ -1,0 +1,101 @@
+//! What the single facts mean for each command: the part that most readers need.
+
+use caps::Capability;
+
+use super::{Check, Machine, Status};
+
+const SECTION: &str = "What works here";
+
+pub(super) fn checks(machine: &Machine) -> Vec<Check> {
+    vec![watch(machine), provenance(machine), keepalive(machine), guard(machine), close(machine)]
+}
+
+fn check(name: &'static str, status: Status, found: impl Into<String>) -> Check {
+    Check::new(SECTION, name, status, found)
+}
+
+/// Why kernel programs cannot be loaded at all.
+fn no_programs(machine: &Machine) -> Option<&'static str> {
+    if machine.kernel.version < (5, 8) {
+        Some("this kernel is older than 5.8")
+    } else if machine.kernel.lockdown.as_deref() == Some("confidentiality") {
+        Some("the kernel is locked down (confidentiality)")
+    } else if !machine.privileges.may_trace() {
+        Some("it needs root, or CAP_BPF and CAP_PERFMON")
+    } else {
+        None
+    }
+}
+
+fn watch(machine: &Machine) -> Check {
+    const POLLING: &str = "sock_diag polling: your own processes' sockets, without retransmit and reset events";
+    if let Some(why) = no_programs(machine) {
+        return check("agent watch", Status::Limited, POLLING)
+            .advise(format!("{why}: sudo agent watch shows every event"));
+    }
+    let hooks = || machine.hooks.iter().filter(|h| !h.iterator);
+    let missing: Vec<&str> = hooks().filter(|h| !h.usable()).map(|h| h.without).collect();
+    let (backend, lesser) = if hooks().all(|h| h.btf) {
+        ("BTF tracepoints", None)
+    } else if machine.kernel.btf.is_some() {
+        ("BTF tracepoints, classic ones where BTF lacks them", None)
+    } else if hooks().any(|h| h.usable()) {
+        ("classic tracepoints", Some("without BTF there is no kind of retransmit and no RTO forecast from the event"))
+    } else {
+        return check("agent watch", Status::Limited, POLLING).advise("this kernel has no TCP tracepoints");
+    };
+    match (missing.is_empty(), lesser) {
+        (true, None) => check("agent watch", Status::Works, backend),
+        (true, Some(limit)) => check("agent watch", Status::Limited, backend).advise(limit),
+        (false, _) => {
+            check("agent watch", Status::Limited, backend).advise(format!("not seen here: {}", missing.join(", ")))
+        }
+    }
+}
+
+fn provenance(machine: &Machine) -> Check {
+    let name = "who sent a RST";
+    if let Some(why) = no_programs(machine) {
+        return check(name, Status::Missing, "not known").advise(why);
+    }
+    match (&machine.kernel.cgroup2, machine.privileges.has(Capability::CAP_NET_ADMIN)) {
+        (Some(_), true) => check(name, Status::Works, "TTL, IP ID and sequence of the packet against its flow"),
+        (None, _) => check(name, Status::Missing, "not known").advise("it needs cgroup2 (see below)"),
+        (_, false) => check(name, Status::Missing, "not known").advise("it needs CAP_NET_ADMIN"),
+    }
+}
+
+fn keepalive(machine: &Machine) -> Check {
+    let name = "agent keepalive";
+    match (&machine.trials.pidfd_getfd, machine.privileges.has(Capability::CAP_SYS_PTRACE)) {
+        (Ok(()), true) => check(name, Status::Works, "on every process"),
+        (Ok(()), false) => check(name, Status::Limited, "on processes of this user only")
+            .advise("sudo, or CAP_SYS_PTRACE, reaches the others"),
+        (Err(_), _) if no_programs(machine).is_none() => {
+            check(name, Status::Limited, "through the kernel's TCP iterator only").advise("give --method bpf")
+        }
+        (Err(e), _) => check(name, Status::Missing, "no way to a running process's sockets").advise(e.to_string()),
+    }
+}
+
+fn guard(machine: &Machine) -> Check {
+    let name = "agent guard";
+    if let Some(why) = no_programs(machine) {
+        return check(name, Status::Missing, "future sockets cannot be reached").advise(why);
+    }
+    let usable = machine.kernel.cgroup2.is_some() && machine.trials.cgroup_connect == Ok(true);
+    if usable && machine.privileges.has(Capability::CAP_NET_ADMIN) {
+        check(name, Status::Works, "future sockets get keepalive before their SYN")
+    } else {
+        check(name, Status::Missing, "future sockets cannot be reached").advise("it needs cgroup2 and CAP_NET_ADMIN")
+    }
+}
+
+fn close(machine: &Machine) -> Check {
+    if machine.privileges.has(Capability::CAP_NET_ADMIN) {
+        check("agent close", Status::Works, "SOCK_DESTROY (where the kernel has CONFIG_INET_DIAG_DESTROY)")
+    } else {
+        check("agent close", Status::Missing, "sockets cannot be destroyed")
+            .advise("it needs CAP_NET_ADMIN: run with sudo")
+    }
+}
