@@ -1,7 +1,7 @@
 //! Debian's packages: what is offered, and how it is installed. Nothing here runs when nothing is missing.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -58,7 +58,8 @@ pub fn install(packages: &[&str], why: &str) -> Result<()> {
     let mut command = apt_get()?;
     // --no-remove: a package that would push out one of the user's own is an error, not a surprise.
     command.args(["-qq", "-y", "--no-install-recommends", "--no-remove", "-o", "Dpkg::Use-Pty=0", "install"]);
-    command.args(packages);
+    // What dpkg unpacks is noise; errors come on stderr.
+    command.args(packages).stdout(Stdio::null());
     let status = command.status().with_context(|| format!("cannot run `{}`", line(&command)))?;
     if status.success() {
         return Ok(());
