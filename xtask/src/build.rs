@@ -1,5 +1,6 @@
 //! `build` and `run`.
 
+use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
@@ -48,19 +49,21 @@ pub fn run(args: Vec<String>) -> Result<ExitCode> {
     Err(error).with_context(|| format!("cannot start {}", agent.display()))
 }
 
-/// sudo drops the environment; these few are the user's wishes for the output.
 fn through_sudo(agent: &std::path::Path) -> Result<Command> {
     let mut command = as_root("env")?;
-    for name in ["NO_COLOR", "COLORTERM", "RUST_LOG", "RUST_BACKTRACE", "XDG_STATE_HOME", "XDG_CONFIG_HOME"] {
-        if let Some(value) = std::env::var_os(name) {
-            let mut assignment = std::ffi::OsString::from(name);
-            assignment.push("=");
-            assignment.push(value);
-            command.arg(assignment);
-        }
-    }
-    command.arg(agent);
+    command.args(user_wishes()).arg(agent);
     Ok(command)
+}
+
+/// `NAME=VALUE` words for `env`: sudo drops the environment, but these are the user's wishes for the output.
+pub fn user_wishes() -> Vec<OsString> {
+    let names = ["NO_COLOR", "COLORTERM", "RUST_LOG", "RUST_BACKTRACE", "XDG_STATE_HOME", "XDG_CONFIG_HOME"];
+    let assignment = |name: &str| {
+        let mut word = OsString::from(format!("{name}="));
+        word.push(std::env::var_os(name)?);
+        Some(word)
+    };
+    names.into_iter().filter_map(assignment).collect()
 }
 
 /// xtask's own `--debug`, before the agent's arguments, and the `--` that may part them.

@@ -3,6 +3,7 @@
 
 mod apt;
 mod build;
+mod demo;
 mod linker;
 mod lint;
 mod process;
@@ -32,6 +33,8 @@ Usage: cargo xtask COMMAND
                      every test: of the crates, then of the built agent against the running kernel (as root);
                      NAME: only tests whose name contains it
   lint               formatting, clippy and documentation, warnings are errors; the kernel programs included
+  demo [-- ARGS...]  a client with pooled connections behind a NAT that forgets them, and the agent on it; ARGS go to
+                     `agent watch`
 ";
 
 fn main() -> ExitCode {
@@ -56,6 +59,7 @@ fn dispatch(mut args: Vec<String>) -> Result<ExitCode> {
         "run" => build::run(args),
         "test" => test::command(args),
         "lint" => lint::command(args),
+        "demo" => demo::command(args),
         unknown => bail!("there is no command '{unknown}'; `cargo xtask help` lists them"),
     }
 }

@@ -32,12 +32,14 @@ pub struct Tools {
 }
 
 pub fn ensure() -> Result<Tools> {
-    programs()?;
+    programs(&PROGRAMS.map(|p| p.0))?;
     Ok(Tools { variables: vec![("AGENT_TEST_PYTHON", python()?), ("NODE_PATH", node()?)] })
 }
 
-fn programs() -> Result<()> {
-    let missing: Vec<&(&str, &str)> = PROGRAMS.iter().filter(|(program, _)| find(program).is_none()).collect();
+/// Installs those of the programs that are missing.
+pub fn programs(wanted: &[&str]) -> Result<()> {
+    let wanted = PROGRAMS.iter().filter(|(program, _)| wanted.contains(program));
+    let missing: Vec<&(&str, &str)> = wanted.filter(|(program, _)| find(program).is_none()).collect();
     if missing.is_empty() {
         return Ok(());
     }
