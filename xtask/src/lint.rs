@@ -1,4 +1,4 @@
-//! `lint`: formatting, clippy and documentation; every warning is an error.
+//! `lint`: formatting, clippy, documentation and licences; every warning is an error.
 
 use std::process::{Command, ExitCode};
 
@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 use crate::process::{cargo, must, say};
 use crate::toolchain::{TARGET, Toolchain};
-use crate::{setup, workspace};
+use crate::{licences, setup, workspace};
 
 pub fn command(args: Vec<String>) -> Result<ExitCode> {
     if let Some(word) = args.first() {
@@ -36,6 +36,11 @@ pub fn command(args: Vec<String>) -> Result<ExitCode> {
             .args(["doc", "--workspace", "--exclude", "agent-ebpf", "--no-deps", "--document-private-items", "--quiet"])
             .env("RUSTDOCFLAGS", "-D warnings"),
     );
+    say("licences");
+    if let Err(e) = licences::check() {
+        eprintln!("{e:#}");
+        failed.push("licences");
+    }
     if failed.is_empty() {
         println!("lint: all clean");
         return Ok(ExitCode::SUCCESS);

@@ -4,6 +4,7 @@
 mod apt;
 mod build;
 mod demo;
+mod licences;
 mod linker;
 mod lint;
 mod process;
