@@ -32,7 +32,7 @@ fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Probe(args) => commands::probe::run(args, signals::stop_flag()?, |_| None),
         Command::Keepalive(args) => commands::keepalive::run(args),
         Command::Close(args) => commands::close::run(args),
-        Command::Doctor(args) => crate::commands::doctor::run(&args),
+        Command::Doctor(args) => commands::doctor::run(&args),
         other => anyhow::bail!("{other:?}: this command is not there yet"),
     }
 }

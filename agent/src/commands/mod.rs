@@ -1,27 +1,36 @@
 //! One file per command that is not a live watch: parse nothing, print, return.
 
 pub mod close;
+pub mod doctor;
 pub mod keepalive;
 pub mod limits;
 mod outcome;
 pub mod probe;
 mod select;
+
 use nix::sys::signal::{SigSet, Signal};
+
 /// Keeps SIGINT, SIGTERM and SIGHUP waiting while it lives: something half done must first be written down.
 struct HoldSignals {
     before: Option<SigSet>,
 }
+
 impl HoldSignals {
     fn new() -> Self {
         let held: SigSet = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect();
         let before = SigSet::thread_get_mask().ok().filter(|_| held.thread_block().is_ok());
         Self { before }
     }
+}
+
 impl Drop for HoldSignals {
     fn drop(&mut self) {
         if let Some(before) = self.before {
             let _ = before.thread_set_mask();
         }
+    }
+}
+
 /// `process 4182 (claude)`, `3 processes`.
 fn processes(pids: &[u32]) -> String {
     match pids {
@@ -30,4 +39,5 @@ fn processes(pids: &[u32]) -> String {
             Err(_) => format!("process {pid}"),
         },
         many => format!("{} processes", many.len()),
-pub mod doctor;
+    }
+}
