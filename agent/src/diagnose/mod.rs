@@ -1,1 +1,17 @@
-//! From state to findings: one rule per file, an engine that opens, updates, ranks and closes.
+//! From state to causes: the engine and its rules. Time is passed in; nothing here reads a clock or a file.
+
+mod client;
+mod destination;
+mod engine;
+mod group;
+mod reset;
+mod rule;
+mod rules;
+mod stuck;
+mod text;
+mod thresholds;
+
+pub use client::{Client, Clue};
+pub use destination::Learned;
+pub use engine::Engine;
+pub use thresholds::Thresholds;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::socket::{Activity, HistoryKind, Socket};
 use crate::model::{
     ActionKind, ActionRecord, ActionResult, Direction, Mono, Reset, ResetDirection, ResetOrigin, Retransmit,
-    RetransmitKind, Sample, SetBy, SocketUpdate, StateChange, TcpDetail, TcpState,
+    RetransmitKind, Sample, SetBy, SocketUpdate, StateChange, TcpDetail, TcpMetrics, TcpState,
 };
 
 pub(super) fn update(s: &mut Socket, at: Mono, u: &SocketUpdate) {
@@ -74,10 +74,18 @@ fn enter(s: &mut Socket, at: Mono, to: TcpState) {
         }
         TcpState::SynRecv => s.direction = Some(Direction::Incoming),
         TcpState::Established => {
+            if matches!(from, Some(TcpState::SynSent | TcpState::SynRecv)) {
+                s.activity.established_at = Some(at);
+            }
             s.activity.last_heard = s.activity.last_heard.max(Some(at));
             s.gives_up_at = None;
         }
-        TcpState::CloseWait | TcpState::Closing => fin_received(s, at),
+        TcpState::CloseWait => fin_received(s, at),
+        TcpState::Closing => {
+            fin_received(s, at);
+            s.activity.app_closed_at = s.activity.app_closed_at.or(Some(at));
+        }
+        TcpState::FinWait1 | TcpState::LastAck => s.activity.app_closed_at = s.activity.app_closed_at.or(Some(at)),
         TcpState::TimeWait if from == Some(TcpState::FinWait2) => fin_received(s, at),
         TcpState::Close => {
             s.closed_at = Some(at);
@@ -91,6 +99,10 @@ fn fin_received(s: &mut Socket, at: Mono) {
     if s.activity.fin_received.is_none() {
         let last = s.activity.last_data_received.max(s.activity.last_sent);
         s.activity.idle_at_fin = last.map(|t| at.since(t));
+        s.activity.outstanding_at_fin =
+            s.activity.last_sent.is_some_and(|w| s.activity.last_data_received.is_none_or(|d| w > d))
+                && s.tcp.bytes_sent.is_none_or(|b| b > 0);
+        s.activity.bytes_sent_at_fin = s.tcp.bytes_sent;
         s.activity.fin_received = Some(at);
         s.activity.last_heard = s.activity.last_heard.max(Some(at));
     }
@@ -117,8 +129,10 @@ fn detail(s: &mut Socket, at: Mono, d: &TcpDetail) {
     if let Some(age) = d.last_received {
         let t = at.minus(age);
         heard(s, t);
-        s.activity.last_data_received = s.activity.last_data_received.max(Some(t));
+        data_received(s, t);
+        refine_fin(s);
     }
+    progress(s, d.bytes_acked);
     let t = &mut s.tcp;
     t.rtt = d.rtt.or(t.rtt);
     t.rto = d.rto.or(t.rto);
@@ -138,9 +152,53 @@ fn detail(s: &mut Socket, at: Mono, d: &TcpDetail) {
 /// Clock granularity of the kernel's jiffies stamps: two stamps of one instant may differ by this much.
 const JIFFIES_SLACK: Duration = Duration::from_millis(12);
 
+fn data_received(s: &mut Socket, t: Mono) {
+    let last = &mut s.activity.last_data_received;
+    if last.is_none_or(|old| t > old.plus(JIFFIES_SLACK)) {
+        *last = Some(t);
+    }
+}
+
+/// How many RTOs in a row, ended by an ACK, still count as loss on a working path; more are an interruption.
+const LOSS_RTOS: u32 = 2;
+
+/// Data was acknowledged beyond what was: retransmits before that say nothing of what is stuck now.
+fn progress(s: &mut Socket, bytes_acked: Option<u64>) {
+    let a = &mut s.activity;
+    if bytes_acked.is_some() && bytes_acked > a.acked_mark {
+        if a.acked_mark.is_some() {
+            a.full_retransmits = 0;
+            a.small_retransmits = 0;
+            a.acked_beside = false;
+        }
+        a.acked_mark = bytes_acked;
+    }
+}
+
+/// A look after the FIN tells more exactly how long the connection had been idle when it came, and whether the
+/// last word before it was the peer's: a FIN moves neither of the kernel's time stamps of data.
+fn refine_fin(s: &mut Socket) {
+    let a = &mut s.activity;
+    let (Some(fin), Some(data)) = (a.fin_received, a.last_data_received) else { return };
+    if data > fin {
+        return;
+    }
+    let sent = a.last_sent.filter(|w| *w <= fin);
+    a.idle_at_fin = Some(fin.since(sent.map_or(data, |w| w.max(data))));
+    a.outstanding_at_fin = sent.is_some_and(|w| w > data);
+}
+
 fn heard(s: &mut Socket, t: Mono) {
     let a = &mut s.activity;
     if a.last_heard.is_none_or(|old| t > old.plus(JIFFIES_SLACK)) {
+        if a.retransmits_since_heard > 0 {
+            a.acked_beside = a.full_retransmits > 0;
+            if a.rto_since_heard <= LOSS_RTOS {
+                a.progress_retransmits += u64::from(a.retransmits_since_heard);
+                a.first_loss = a.first_loss.or(Some(t));
+                a.last_loss = Some(t);
+            }
+        }
         a.last_heard = Some(t);
         if a.pending_gap.is_none()
             && let (Some(idle), Some(since)) = (a.idle_before, a.unanswered_since)
@@ -164,6 +222,19 @@ fn answered(a: &mut Activity) {
         a.longest_survived_idle = a.longest_survived_idle.max(Some(idle));
         a.pending_gap = None;
     }
+}
+
+/// Part of the MSS from which a segment counts as full: options may take some bytes of it.
+const FULL_SEGMENT: f64 = 0.95;
+
+/// When the tail-loss probe fires after the send: two round trips, and the minimum RTO more for a lone segment,
+/// whose ACK the peer may delay; never later than the RTO would (kernel `tcp_schedule_loss_probe`).
+fn tail_loss_timer(d: &TcpDetail) -> Option<Duration> {
+    let mut timer = d.rtt? * 2;
+    if d.unacked_segments == Some(1) {
+        timer += Duration::from_millis(200);
+    }
+    Some(d.rto.map_or(timer, |rto| timer.min(rto)))
 }
 
 pub(super) fn retransmit(s: &mut Socket, at: Mono, r: &Retransmit) {
@@ -191,12 +262,29 @@ pub(super) fn retransmit(s: &mut Socket, at: Mono, r: &Retransmit) {
     if a.unanswered_since.is_none() {
         // The first retransmit of a silence: what is missing was sent one timer ago.
         let timer = match r.how {
-            RetransmitKind::Tlp => r.detail.rtt.map(|t| t * 2),
+            RetransmitKind::Tlp => tail_loss_timer(&r.detail),
+            // A fast retransmit answers an ACK; the timer has not run out.
+            RetransmitKind::Fast => r.detail.rtt,
             _ => r.detail.rto,
         };
-        let sent = at.minus(timer.unwrap_or_default());
+        let by_timer = at.minus(timer.unwrap_or_default());
+        // A sample between the send and this retransmit has seen the send itself.
+        let sent = match (a.last_sent, a.last_heard) {
+            (Some(w), Some(h)) if w > h => w.min(by_timer).max(h),
+            _ => by_timer,
+        };
         a.unanswered_since = Some(sent);
         a.idle_before = a.last_heard.map(|t| sent.since(t));
+    }
+    if let (Some(size), Some(mss)) = (r.detail.segment_bytes, r.detail.send_mss)
+        && mss > 0
+        && r.how != RetransmitKind::Tlp
+    {
+        if f64::from(size) >= f64::from(mss) * FULL_SEGMENT {
+            a.full_retransmits += 1;
+        } else {
+            a.small_retransmits += 1;
+        }
     }
     a.retransmits_since_heard += r.segments;
     let mut text = match r.how {
@@ -241,33 +329,41 @@ pub(super) fn reset(s: &mut Socket, at: Mono, r: &Reset) {
     if let Some(reason) = &r.kernel_reason {
         text.push_str(&format!(" ({reason})"));
     }
-    s.last_reset = Some(r.clone());
-    s.last_reset_at = Some(at);
+    let mut reset = r.clone();
+    // The classic tracepoints do not tell the state; it changes only after a received RST.
+    reset.state = r.state.or(s.state);
+    if s.last_reset_at.is_none() || r.direction == ResetDirection::Received {
+        s.last_reset = Some(reset);
+        s.last_reset_at = Some(at);
+    }
     s.note(at, HistoryKind::Reset, text);
 }
 
-pub(super) fn sample(s: &mut Socket, at: Mono, x: &Sample) {
+/// Returns whether the sample said anything new: a look at an idle socket does not.
+pub(super) fn sample(s: &mut Socket, at: Mono, x: &Sample) -> bool {
     let old = s.tcp;
+    let mut news = s.tcp_at.is_none() || s.state != Some(x.state);
     if s.state != Some(x.state) {
         enter(s, at, x.state);
     }
     let t = &x.tcp;
+    let ago = |ms: Option<u64>| ms.map(|ms| at.minus(Duration::from_millis(ms)));
     let before = s.activity;
     let sampled_before = s.tcp_at;
-    if let Some(ms) = t.last_received_ms
-        && t.bytes_received.is_some_and(|b| b > 0)
-    {
-        let when = at.minus(Duration::from_millis(ms));
+    let received = ago(t.last_received_ms).filter(|_| t.bytes_received.is_some_and(|b| b > 0));
+    if let Some(when) = received {
         heard(s, when);
-        s.activity.last_data_received = s.activity.last_data_received.max(Some(when));
+        data_received(s, when);
     }
-    if let Some(ms) = t.last_ack_ms {
-        heard(s, at.minus(Duration::from_millis(ms)));
+    if let Some(when) = ago(t.last_ack_ms) {
+        heard(s, when);
     }
-    if let Some(ms) = t.last_sent_ms
+    progress(s, t.bytes_acked);
+    let again = t.retransmits.is_some_and(|n| n > 0);
+    if let Some(when) = ago(t.last_sent_ms)
         && s.activity.retransmits_since_heard == 0
+        && !again
     {
-        let when = at.minus(Duration::from_millis(ms));
         let grew = match (old.bytes_sent, t.bytes_sent) {
             (Some(a), Some(b)) => b > a,
             _ => false,
@@ -286,15 +382,92 @@ pub(super) fn sample(s: &mut Socket, at: Mono, x: &Sample) {
             s.activity.last_sent = Some(when);
         }
     }
+    refine_fin(s);
+    unanswered(s, at, t);
+    exchange(s, t, received, ago(t.last_sent_ms));
+    window(s, at, t);
     if let (Some(a), Some(b)) = (old.bytes_received, t.bytes_received)
         && b > a
         && let Some(when) = s.activity.last_data_received
     {
         s.note(when, HistoryKind::Received, format!("{} received", bytes(b - a)));
     }
+    if s.activity.data_segments_at_first.is_none() {
+        // Of a connection whose beginning was seen, everything counts.
+        let seen_from_start = s.activity.established_at.is_some();
+        s.activity.data_segments_at_first = t.data_segments_sent.map(|n| if seen_from_start { 0 } else { n });
+    }
+    news |= says_more(&old, t) || s.activity != before;
     s.tcp = *t;
     s.tcp_at = Some(at);
     s.gives_up_at = x.gives_up_in.map(|d| at.plus(d));
+    news
+}
+
+/// Whether two samples differ in more than what the clock moves.
+fn says_more(old: &TcpMetrics, new: &TcpMetrics) -> bool {
+    let still = |t: &TcpMetrics| TcpMetrics {
+        last_sent_ms: None,
+        last_received_ms: None,
+        last_ack_ms: None,
+        timer_ms: None,
+        ..*t
+    };
+    still(old) != still(new)
+}
+
+/// Retransmits that only samples show: without the tracepoints, or with their records lost.
+fn unanswered(s: &mut Socket, at: Mono, t: &TcpMetrics) {
+    let (Some(n), Some(out)) = (t.retransmits, t.unacked_segments) else { return };
+    let a = &mut s.activity;
+    if n == 0 || out == 0 || u32::from(n) <= a.rto_since_heard {
+        return;
+    }
+    if s.state == Some(TcpState::SynSent) {
+        a.syn_retransmits = a.syn_retransmits.max(u32::from(n));
+        return;
+    }
+    if a.unanswered_since.is_none()
+        && let (Some(rto), Some(last)) = (t.rto, t.last_sent_ms)
+    {
+        // The last of n retransmits was `last` ago, and the timers before it were base, 2 base, 4 base, ...
+        let doublings = u32::from(t.backoff.unwrap_or(n)).min(20);
+        let base = rto / (1 << doublings);
+        let spent = base * ((1 << doublings) - 1) + Duration::from_millis(last);
+        let since = at.minus(spent).max(a.last_heard.unwrap_or_default());
+        a.unanswered_since = Some(since);
+        a.idle_before = a.last_heard.map(|h| since.since(h));
+    }
+    a.retransmits_since_heard += u32::from(n) - a.rto_since_heard;
+    a.rto_since_heard = u32::from(n);
+}
+
+/// How much was sent since the peer's last data: tells a request from the few bytes of a protocol's housekeeping.
+fn exchange(s: &mut Socket, t: &TcpMetrics, received: Option<Mono>, sent: Option<Mono>) {
+    let a = &mut s.activity;
+    match (t.bytes_sent, received, sent) {
+        (Some(b), None, _) => a.sent_since_received = Some(b),
+        (Some(b), Some(r), Some(w)) if r >= w => {
+            a.sent_mark = Some(b);
+            a.sent_since_received = Some(0);
+        }
+        (Some(b), Some(_), Some(_)) => a.sent_since_received = a.sent_mark.map(|m| b.saturating_sub(m)),
+        _ => {}
+    }
+}
+
+/// sock_diag's number of the zero-window probe timer.
+const TIMER_PROBE0: u8 = 4;
+
+fn window(s: &mut Socket, at: Mono, t: &TcpMetrics) {
+    let closed =
+        t.timer == Some(TIMER_PROBE0) || (t.send_window_bytes == Some(0) && t.send_queue_bytes.is_some_and(|q| q > 0));
+    s.activity.zero_window_since = match (closed, s.activity.zero_window_since) {
+        (false, _) => None,
+        (true, Some(since)) => Some(since),
+        // The window closed when the last data was sent into it, at the latest.
+        (true, None) => Some(t.last_sent_ms.map_or(at, |ms| at.minus(Duration::from_millis(ms)))),
+    };
 }
 
 /// New data left at `when` at the latest, at `first` at the earliest, after a silence since `last`.
@@ -363,6 +536,9 @@ pub(super) fn action(s: &mut Socket, at: Mono, a: &ActionRecord) {
             user_timeout_ms: o.user_timeout_ms,
             set_by: o.enabled.then_some(if a.action == ActionKind::Undo { SetBy::Application } else { SetBy::Agent }),
         });
+    }
+    if a.action == ActionKind::Close && a.result == ActionResult::Applied {
+        s.activity.closed_by_agent = Some(at);
     }
     if let Some(why) = a.error.as_ref().or(a.note.as_ref()) {
         text.push_str(&format!(" ({why})"));

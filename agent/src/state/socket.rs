@@ -76,6 +76,36 @@ pub struct Activity {
     pub survived_gap: Option<(Mono, Duration)>,
     /// Longest idle time after which data still got through, this socket's life.
     pub longest_survived_idle: Option<Duration>,
+    /// When the handshake ended, if the agent saw it.
+    pub established_at: Option<Mono>,
+    /// A request was out and unanswered when the FIN came.
+    pub outstanding_at_fin: bool,
+    /// `bytes_sent` when the FIN came, as last sampled.
+    pub bytes_sent_at_fin: Option<u64>,
+    /// When this end closed (FIN_WAIT1 or LAST_ACK).
+    pub app_closed_at: Option<Mono>,
+    /// When the agent itself destroyed the socket.
+    pub closed_by_agent: Option<Mono>,
+    /// Retransmits of full-size and of smaller segments since the last progress; tail-loss probes do not count.
+    pub full_retransmits: u32,
+    pub small_retransmits: u32,
+    /// An ACK arrived since the last progress without acknowledging the oldest data: what is behind it got through.
+    pub acked_beside: bool,
+    /// Bytes acknowledged at the last progress.
+    pub acked_mark: Option<u64>,
+    /// Retransmitted segments in silences that ended with an ACK soon after: loss on a path that works.
+    pub progress_retransmits: u64,
+    /// The first and the latest of those losses.
+    pub first_loss: Option<Mono>,
+    pub last_loss: Option<Mono>,
+    /// `data_segments_sent` when the agent first looked: what was sent before says nothing of losses seen since.
+    pub data_segments_at_first: Option<u32>,
+    /// Since when the peer's receive window has been zero.
+    pub zero_window_since: Option<Mono>,
+    /// At most this many bytes were sent since data was last received; `None` = not known.
+    pub sent_since_received: Option<u64>,
+    /// `bytes_sent` at the last sample whose newest data was the peer's.
+    pub sent_mark: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

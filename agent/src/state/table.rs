@@ -79,18 +79,27 @@ impl Table {
             EventKind::Session(s) => self.session = Arc::new((**s).clone()),
             EventKind::Socket(u) => {
                 if let Some(id) = u.id {
-                    self.with(id, at, |s| fold::update(s, at, u));
+                    self.with(id, at, |s| {
+                        fold::update(s, at, u);
+                        true
+                    });
                 }
             }
             EventKind::State(c) => {
                 if let Some(id) = c.socket {
-                    self.with(id, at, |s| fold::state(s, at, c));
+                    self.with(id, at, |s| {
+                        fold::state(s, at, c);
+                        true
+                    });
                 }
             }
             EventKind::Retransmit(r) => {
                 self.totals.retransmits += u64::from(r.segments);
                 if let Some(id) = r.socket {
-                    self.with(id, at, |s| fold::retransmit(s, at, r));
+                    self.with(id, at, |s| {
+                        fold::retransmit(s, at, r);
+                        true
+                    });
                 }
             }
             EventKind::Reset(r) => {
@@ -99,7 +108,10 @@ impl Table {
                     crate::model::ResetDirection::Sent => self.totals.resets_sent += 1,
                 }
                 if let Some(id) = r.socket {
-                    self.with(id, at, |s| fold::reset(s, at, r));
+                    self.with(id, at, |s| {
+                        fold::reset(s, at, r);
+                        true
+                    });
                 }
             }
             EventKind::Sample(sample) => {
@@ -110,13 +122,19 @@ impl Table {
                 for id in &f.sockets {
                     if self.sockets.contains_key(id) {
                         let text = format!("{} {}: {}", f.code, f.confidence.name(), f.summary);
-                        self.with(*id, at, |s| s.note(at, HistoryKind::Finding, text.clone()));
+                        self.with(*id, at, |s| {
+                            s.note(at, HistoryKind::Finding, text.clone());
+                            false
+                        });
                     }
                 }
             }
             EventKind::Action(a) => {
                 if let Some(id) = a.socket {
-                    self.with(id, at, |s| fold::action(s, at, a));
+                    self.with(id, at, |s| {
+                        fold::action(s, at, a);
+                        true
+                    });
                 }
             }
             EventKind::Lost(l) => {
@@ -138,7 +156,8 @@ impl Table {
         self.revision += u64::from(before != self.totals);
     }
 
-    fn with(&mut self, id: SocketId, at: Mono, change: impl FnOnce(&mut Socket)) {
+    /// `change` answers whether the rules need to look at the socket again.
+    fn with(&mut self, id: SocketId, at: Mono, change: impl FnOnce(&mut Socket) -> bool) {
         if !self.sockets.contains_key(&id) {
             if self.sockets.len() >= self.config.max_sockets && !self.evict_one() {
                 self.table_full += 1;
@@ -150,10 +169,10 @@ impl Table {
         }
         if let Some(slot) = self.sockets.get_mut(&id) {
             let socket = Arc::make_mut(slot);
-            change(socket);
+            let news = change(socket);
             self.revision += 1;
             socket.revision = self.revision;
-            if self.changed.last() != Some(&id) {
+            if news && self.changed.last() != Some(&id) {
                 self.changed.push(id);
             }
         }
@@ -172,7 +191,10 @@ impl Table {
         let owned: Vec<SocketId> =
             self.sockets.values().filter(|s| s.owners.iter().any(|o| o.pid == pid)).map(|s| s.id).collect();
         for id in owned {
-            self.with(id, at, |s| fold::owner_exit(s, pid));
+            self.with(id, at, |s| {
+                fold::owner_exit(s, pid);
+                true
+            });
         }
     }
 

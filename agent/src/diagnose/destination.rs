@@ -1,0 +1,260 @@
+//! What the sockets of one destination have in common: who still gets answers, who is stuck, who was reset, and
+//! what was learned of idle limits.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::model::{Code, Mono, SocketId};
+use crate::state::Socket;
+
+/// Destinations kept; the ones without sockets leave first. More than any client talks to at once.
+pub const MAX_DESTINATIONS: usize = 8_192;
+/// Resets remembered per destination: more than enough to see a wave.
+const MAX_RESETS: usize = 1_024;
+/// Stuck sockets of one destination that are looked at again when one of them changes.
+const MAX_STUCK: usize = 256;
+/// Connects remembered per destination.
+const MAX_CONNECTS: usize = 1_024;
+/// Pairs of process and remote port whose last connect is remembered.
+const MAX_PORTS: usize = 8_192;
+/// Server idle limits remembered per destination.
+const MAX_LIMITS: usize = 64;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DestinationKey {
+    Name(Arc<str>, u16),
+    Address(SocketAddr),
+}
+
+impl DestinationKey {
+    /// `None` while the remote end is unknown.
+    pub fn of(s: &Socket) -> Option<Self> {
+        let remote = s.flow?.remote;
+        Some(match &s.remote_name {
+            Some(name) => Self::Name(name.clone(), remote.port()),
+            None => Self::Address(remote),
+        })
+    }
+}
+
+/// Index of a destination within one engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DestinationId(pub u32);
+
+/// How long this destination and the path to it let a connection idle, as far as seen.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Learned {
+    /// Idle time at each FIN that the server sent on an idle connection; the latest last.
+    pub server_idle: VecDeque<Duration>,
+    /// Shortest silence after which the path was found dead.
+    pub path_killed: Option<Duration>,
+    /// Longest silence after which data still got through.
+    pub survived: Option<Duration>,
+}
+
+impl Learned {
+    /// The server's idle limit and from how many samples: their median. Known from one sample on.
+    pub fn server_limit(&self) -> Option<(Duration, usize)> {
+        let mut all: Vec<Duration> = self.server_idle.iter().copied().collect();
+        all.sort_unstable();
+        Some((*all.get(all.len() / 2)?, all.len()))
+    }
+
+    pub fn server_closed(&mut self, idle: Duration) {
+        if self.server_idle.len() == MAX_LIMITS {
+            self.server_idle.pop_front();
+        }
+        self.server_idle.push_back(idle);
+    }
+
+    pub fn killed(&mut self, gap: Duration) {
+        self.path_killed = Some(self.path_killed.map_or(gap, |old| old.min(gap)));
+    }
+}
+
+/// A stuck socket, as far as its neighbours need to know.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StuckBrief {
+    pub since: Mono,
+    /// Stuck without an idle gap before, and not because its segments were large.
+    pub without_gap: bool,
+}
+
+#[derive(Debug)]
+pub struct Destination {
+    pub name: Arc<str>,
+    pub loopback: bool,
+    /// Sockets in the table, tombstones included.
+    pub sockets: u32,
+    /// Last time any socket of it heard from the peer.
+    pub last_heard: Option<Mono>,
+    /// Last time a connection to it was established.
+    pub last_connected: Option<Mono>,
+    /// When connections to it were established, oldest first.
+    pub connects: VecDeque<Mono>,
+    pub stuck: BTreeMap<SocketId, StuckBrief>,
+    /// Received resets with the cause each was judged to have, oldest first.
+    pub resets: VecDeque<(Mono, SocketId, Code)>,
+    pub learned: Learned,
+}
+
+impl Destination {
+    fn new(name: Arc<str>, loopback: bool) -> Self {
+        Self {
+            name,
+            loopback,
+            sockets: 0,
+            last_heard: None,
+            last_connected: None,
+            connects: VecDeque::new(),
+            stuck: BTreeMap::new(),
+            resets: VecDeque::new(),
+            learned: Learned::default(),
+        }
+    }
+
+    /// Notes or forgets a stuck socket; true if that changes what its neighbours see.
+    pub fn set_stuck(&mut self, id: SocketId, brief: Option<StuckBrief>) -> bool {
+        match brief {
+            Some(b) if self.stuck.len() < MAX_STUCK || self.stuck.contains_key(&id) => {
+                self.stuck.insert(id, b).is_none_or(|old| old.without_gap != b.without_gap)
+            }
+            Some(_) => false,
+            None => self.stuck.remove(&id).is_some(),
+        }
+    }
+
+    pub fn note_connect(&mut self, at: Mono) {
+        self.last_connected = self.last_connected.max(Some(at));
+        if self.connects.len() == MAX_CONNECTS {
+            self.connects.pop_front();
+        }
+        self.connects.push_back(at);
+    }
+
+    pub fn note_reset(&mut self, at: Mono, id: SocketId, code: Code) {
+        if self.resets.len() == MAX_RESETS {
+            self.resets.pop_front();
+        }
+        self.resets.push_back((at, id, code));
+    }
+
+    /// Whether some socket heard from the destination after `t`, by more than the clock's granularity.
+    pub fn alive_after(&self, t: Mono) -> bool {
+        self.last_heard.is_some_and(|h| h > t.plus(Duration::from_millis(50)))
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Destinations {
+    ids: HashMap<DestinationKey, DestinationId>,
+    list: Vec<Destination>,
+    free: Vec<DestinationId>,
+    /// Last connect of a process to a port, at whatever address: a name may have several.
+    ports: HashMap<(u32, u16), Mono>,
+}
+
+impl Destinations {
+    /// The destination of a socket, made at first sight. `None` while its address is unknown or the table is full
+    /// of destinations in use.
+    pub fn intern(&mut self, s: &Socket) -> Option<DestinationId> {
+        let key = DestinationKey::of(s)?;
+        if let Some(id) = self.ids.get(&key) {
+            return Some(*id);
+        }
+        if self.ids.len() >= MAX_DESTINATIONS {
+            self.sweep();
+        }
+        if self.ids.len() >= MAX_DESTINATIONS {
+            return None;
+        }
+        let loopback = s.flow.is_some_and(|f| f.remote.ip().is_loopback());
+        let fresh = Destination::new(s.destination().into(), loopback);
+        let id = match self.free.pop() {
+            Some(id) => {
+                self.list[id.0 as usize] = fresh;
+                id
+            }
+            None => {
+                self.list.push(fresh);
+                DestinationId(self.list.len() as u32 - 1)
+            }
+        };
+        self.ids.insert(key, id);
+        Some(id)
+    }
+
+    /// Forgets the destinations that no socket has any more.
+    fn sweep(&mut self) {
+        let (list, free) = (&self.list, &mut self.free);
+        self.ids.retain(|_, id| {
+            let used = list[id.0 as usize].sockets > 0;
+            if !used {
+                free.push(*id);
+            }
+            used
+        });
+    }
+
+    pub fn note_port(&mut self, pid: u32, port: u16, at: Mono) {
+        if self.ports.len() >= MAX_PORTS {
+            self.ports.clear();
+        }
+        self.ports.insert((pid, port), at);
+    }
+
+    /// When the process last connected to this port anywhere.
+    pub fn port_connected(&self, pid: u32, port: u16) -> Option<Mono> {
+        self.ports.get(&(pid, port)).copied()
+    }
+
+    pub fn get(&self, id: DestinationId) -> &Destination {
+        &self.list[id.0 as usize]
+    }
+
+    pub fn get_mut(&mut self, id: DestinationId) -> &mut Destination {
+        &mut self.list[id.0 as usize]
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Destination> {
+        self.ids.values().map(|id| self.get(*id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_is_the_median() {
+        let mut l = Learned::default();
+        assert_eq!(l.server_limit(), None);
+        for s in [2, 9, 2] {
+            l.server_closed(Duration::from_secs(s));
+        }
+        assert_eq!(l.server_limit(), Some((Duration::from_secs(2), 3)));
+        l.killed(Duration::from_secs(60));
+        l.killed(Duration::from_secs(90));
+        assert_eq!(l.path_killed, Some(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn destinations_without_sockets_make_room() {
+        let mut d = Destinations::default();
+        let socket = |n: usize| {
+            let mut s = Socket::new(SocketId(n as u64), Mono(0));
+            let ip = std::net::Ipv4Addr::from(0x0a00_0000 + n as u32);
+            s.flow = Some(crate::model::Flow { local: ([10, 0, 0, 1], 40_000).into(), remote: (ip, 443).into() });
+            s
+        };
+        let kept = d.intern(&socket(0)).unwrap();
+        d.get_mut(kept).sockets = 1;
+        for n in 1..=MAX_DESTINATIONS {
+            assert!(d.intern(&socket(n)).is_some(), "{n}");
+        }
+        assert_eq!(d.intern(&socket(0)), Some(kept));
+        assert!(d.list.len() <= MAX_DESTINATIONS);
+    }
+}

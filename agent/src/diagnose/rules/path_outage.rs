@@ -1,0 +1,104 @@
+//! `path-outage`: connections that were in use stopped getting ACKs: the path to the destination is down.
+
+use crate::diagnose::client::SYSCTL_RETRIES;
+use crate::diagnose::rule::{Body, Case, Look, Rule, Tell, known_bytes};
+use crate::diagnose::rules::idle_path_dead::{describe, ending};
+use crate::diagnose::stuck::{AFTERGLOW, Kind, Stuck};
+use crate::diagnose::text::{count, span};
+use crate::model::{Code, Confidence, Mono};
+use crate::state::Socket;
+
+pub struct PathOutage;
+
+const DESCRIBED: usize = 5;
+
+impl Rule for PathOutage {
+    const CODE: Code = Code::PathOutage;
+    const PER_PROCESS: bool = false;
+    type Fact = Stuck;
+
+    fn look(&self, cx: &Look<'_>, _s: &Socket) -> Option<Stuck> {
+        cx.stuck.filter(|x| x.kind == Kind::Outage).cloned()
+    }
+
+    fn due(&self, cx: &Look<'_>, _s: &Socket) -> Option<Mono> {
+        cx.stuck?.gave_up_at.map(|t| t.plus(AFTERGLOW))
+    }
+
+    fn clocked(&self) -> bool {
+        true
+    }
+
+    fn tell(&self, cx: &Tell<'_>, cases: &[Case<Stuck>]) -> Option<Body> {
+        let since = cases.iter().map(|c| c.fact.since).min()?;
+        let retransmits: u32 = cases.iter().map(|c| c.fact.retransmits).sum();
+        let worst = cases.iter().map(|c| c.fact.rtos).max()?;
+        let backoff = cases.iter().filter_map(|c| c.fact.backoff).max();
+        let bytes = cases.iter().map(|c| c.fact.bytes).sum::<Option<u64>>();
+        let first = cases
+            .iter()
+            .filter(|c| c.fact.gave_up_at.is_none())
+            .filter_map(|c| c.fact.gives_up_at)
+            .min()
+            .map(|t| t.since(cx.now));
+        let others = cx.dest.alive_after(since);
+        let confidence = match (others, cases.len()) {
+            (true, _) => Confidence::Possible,
+            (false, 1) if worst < 3 => Confidence::Possible,
+            (false, _) => Confidence::Likely,
+        };
+        let what = if others {
+            format!("{} to {} gets no ACK although others do", count(cases.len(), "connection"), cx.destination)
+        } else {
+            format!("The path to {} is down", cx.destination)
+        };
+        let mut summary = format!(
+            "{what} since {} ago: {} in use, {}, no ACK",
+            span(cx.now.since(since)),
+            count(cases.len(), "connection"),
+            count(retransmits as usize, "retransmit"),
+        );
+        if let Some(b) = backoff {
+            summary.push_str(&format!(", backoff {b}"));
+        }
+        summary.push_str(&known_bytes(bytes, "stuck"));
+        if let Some(first) = first {
+            summary.push_str(&format!("; gives up in {}", span(first)));
+        }
+        summary.push('.');
+        let mut body = Body::new(confidence, summary);
+        body.gives_up_in_s = first.map(|d| d.as_secs_f64());
+        for case in cases.iter().take(DESCRIBED) {
+            describe(&mut body, cx.now, case);
+        }
+        if others && let Some(heard) = cx.dest.last_heard {
+            body.fact(heard, "another connection to the same destination got an ACK");
+            body.rival("The whole path is down: no, another connection still gets answers; a router or load balancer drops this flow alone, or one of several paths is broken.");
+        }
+        body.rival("The destination host is down rather than the path: from here both look the same.");
+        body.rival("An idle timeout on the path: unlikely, at least one of these connections had no idle gap before it fell silent.");
+        body.advise(format!(
+            "Check the way to {}: other hosts there, the local link, a VPN that reconnected, the destination's status page. No client setting repairs a path.",
+            cx.destination
+        ));
+        body.advise("When the path comes back the connections go on by themselves at their next retransmit, which may be up to two minutes later; `agent close` ends them now, so that the client retries at once.");
+        body.advise("Keepalive does not help here: it only watches idle connections. TCP_USER_TIMEOUT bounds how long sent data may stay unacknowledged.");
+        body.advise(SYSCTL_RETRIES);
+        body.seconds("down_s", cx.now.since(since));
+        body.number("retransmits", f64::from(retransmits));
+        if let Some(b) = backoff {
+            body.number("backoff", f64::from(b));
+        }
+        if let Some(b) = bytes {
+            body.number("stuck_bytes", b as f64);
+        }
+        if let Some(d) = first {
+            body.seconds("gives_up_in_s", d);
+        }
+        Some(body)
+    }
+
+    fn outcome(&self, now: Mono, fact: &Stuck, s: Option<&Socket>) -> String {
+        ending(now, fact, s)
+    }
+}

@@ -1,0 +1,113 @@
+//! `reset-wave`: many resets of one destination within a short time: an incident there.
+
+use std::collections::BTreeSet;
+
+use crate::diagnose::reset::ResetVerdict;
+use crate::diagnose::rule::{Body, Case, Look, Rule, Tell};
+use crate::diagnose::text::{count, span};
+use crate::diagnose::thresholds::Thresholds;
+use crate::model::{Code, Confidence, Mono};
+use crate::state::Socket;
+
+pub struct ResetWave;
+
+/// Causes that an incident at the destination shows as. Resets of stale or forgotten idle connections come in
+/// bunches too, but their cause is known and lies elsewhere.
+fn counts(code: Code) -> bool {
+    matches!(code, Code::PeerAbort | Code::InjectedReset)
+}
+
+impl Rule for ResetWave {
+    const CODE: Code = Code::ResetWave;
+    const PER_PROCESS: bool = false;
+    type Fact = ResetVerdict;
+
+    fn look(&self, cx: &Look<'_>, _s: &Socket) -> Option<ResetVerdict> {
+        cx.reset.filter(|v| counts(v.code) && cx.now.since(v.at) < cx.t.wave_window).cloned()
+    }
+
+    fn due(&self, cx: &Look<'_>, _s: &Socket) -> Option<Mono> {
+        cx.reset.filter(|v| counts(v.code)).map(|v| v.at.plus(cx.t.wave_window))
+    }
+
+    fn holds_until(&self, v: &ResetVerdict, t: &Thresholds) -> Option<Mono> {
+        Some(v.at.plus(t.wave_window))
+    }
+
+    fn tell(&self, cx: &Tell<'_>, cases: &[Case<ResetVerdict>]) -> Option<Body> {
+        let from = cx.now.minus(cx.t.wave_window);
+        let sockets: BTreeSet<_> = cases.iter().map(|c| c.socket).collect();
+        if cases.len() < cx.t.wave_resets || sockets.len() < cx.t.wave_sockets {
+            return None;
+        }
+        let first = cases.iter().map(|c| c.fact.at).min()?;
+        let last = cases.iter().map(|c| c.fact.at).max()?;
+        let lasted = last.since(first);
+        // Connections that could have been hit: those opened before it ended and those reset.
+        let retries = cx.dest.connects.iter().filter(|t| **t > first).count();
+        let failed = cases.iter().filter(|c| c.fact.age.is_some_and(|age| c.fact.at.minus(age) > first)).count();
+        let refused =
+            cx.dest.resets.iter().filter(|(t, _, code)| *code == Code::Refused && *t >= first && *t >= from).count();
+        let open = (cx.dest.sockets as usize).max(cases.len());
+        let share = cases.len() as f64 / open as f64;
+        let per_minute = cases.len() as f64 / lasted.as_secs_f64().max(1.0) * 60.0;
+        let mut summary = format!(
+            "{} resets connections in a wave: {} on {} within {}, {:.0} % of its connections",
+            cx.destination,
+            count(cases.len(), "reset"),
+            count(sockets.len(), "socket"),
+            span(lasted),
+            share * 100.0,
+        );
+        if failed + refused > 0 {
+            summary.push_str(&format!(
+                "; {} failed too",
+                if failed + refused == 1 { "a retry".to_owned() } else { format!("{} retries", failed + refused) }
+            ));
+        } else if retries > 0 {
+            summary.push_str("; retries succeed");
+        }
+        summary.push('.');
+        let middle = cases.iter().filter(|c| c.fact.code == Code::InjectedReset).count();
+        let sure = failed + refused > 0 && middle == 0 && cases.iter().any(|c| c.fact.foreign == Some(false));
+        let mut body = Body::new(if sure { Confidence::Certain } else { Confidence::Likely }, summary);
+        body.fact(first, "the first reset of the wave");
+        for case in cases.iter().rev().take(10) {
+            let v = &case.fact;
+            let mut text = format!("{}: RST received", case.name());
+            if let Some(age) = v.age {
+                text.push_str(&format!(", {} after connect", span(age)));
+            }
+            text.push_str(&super::peer_abort::packet_text(v));
+            body.fact(v.at, text);
+        }
+        if let Some(t) = cx.dest.connects.iter().rev().find(|t| **t > first) {
+            body.fact(
+                *t,
+                format!("{} opened since the first reset, {failed} of them reset", count(retries, "connection")),
+            );
+        }
+        if middle > 0 {
+            body.rival(format!("A middlebox on the way: {middle} of the resets have a TTL that is not the flow's."));
+        } else {
+            body.rival("A middlebox on the way rather than the destination: the resets show nothing foreign where their packets could be compared.");
+        }
+        body.rival("The client's own pool or idle timeouts: no, resets of idle connections are not counted here.");
+        body.advise(format!(
+            "Stop debugging locally: look at the status page of {}, and wait or switch to another region or endpoint.",
+            cx.destination
+        ));
+        body.advise("Retry with exponential backoff and jitter (first pause about 1 s, doubled up to 60 s): immediate retries of all clients prolong such an incident.");
+        body.advise("Keepalive, pool and timeout settings do not help.");
+        body.number("resets", cases.len() as f64);
+        body.number("rate_per_minute", per_minute);
+        body.number("share", share);
+        body.number("retries_failed", (failed + refused) as f64);
+        body.seconds("lasted_s", lasted);
+        Some(body)
+    }
+
+    fn outcome(&self, _now: Mono, _fact: &ResetVerdict, _s: Option<&Socket>) -> String {
+        "its reset lies outside the window now".into()
+    }
+}
