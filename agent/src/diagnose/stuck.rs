@@ -118,7 +118,6 @@ fn large_only(s: &Socket, t: &Thresholds) -> bool {
     segments >= 1.0 && acked as f64 / segments < mss * MIXED_SEGMENTS
 }
 
-
 /// Decides the kind with what the other sockets of the destination show: where sockets hang that had no idle gap,
 /// and nobody gets an answer, the path itself is down and idleness explains nothing.
 pub fn settle(mut stuck: Stuck, dest: &Destination) -> Stuck {
