@@ -50,6 +50,9 @@ pub struct Builder<'a> {
     uid: Option<u32>,
     env: Vec<(String, OsString)>,
     program: Option<PathBuf>,
+    state: Option<PathBuf>,
+    /// Where the agent keeps what it remembers unless [`Builder::state`] says: never this machine's own place.
+    own_state: tempfile::TempDir,
 }
 
 /// A running agent. Dropped, it is killed.
@@ -59,6 +62,7 @@ pub struct Agent {
     lines: Lines,
     stderr: Option<std::thread::JoinHandle<String>>,
     started: Instant,
+    _state: tempfile::TempDir,
 }
 
 /// A finished one.
@@ -76,7 +80,17 @@ pub struct Run {
 impl<'a> Builder<'a> {
     pub fn new<S: Into<OsString>>(args: impl IntoIterator<Item = S>) -> Self {
         let args = args.into_iter().map(Into::into).collect();
-        Self { args, ns: None, sys: Sys::AsIs, tmpfs: None, uid: None, env: Vec::new(), program: None }
+        Self {
+            args,
+            ns: None,
+            sys: Sys::AsIs,
+            tmpfs: None,
+            uid: None,
+            env: Vec::new(),
+            program: None,
+            state: None,
+            own_state: tempfile::tempdir().unwrap_or_else(|e| panic!("cannot make a directory: {e}")),
+        }
     }
 
     /// `watch --no-tui --pid PID`.
@@ -110,6 +124,12 @@ impl<'a> Builder<'a> {
         self
     }
 
+    /// The directory of its state files, shared with other runs.
+    pub fn state(mut self, directory: &Path) -> Self {
+        self.state = Some(directory.to_owned());
+        self
+    }
+
     /// Another file than the one of this build.
     pub fn program(mut self, path: &Path) -> Self {
         self.program = Some(path.to_owned());
@@ -130,6 +150,7 @@ impl<'a> Builder<'a> {
     fn command(&self) -> Command {
         let mut command = Command::new(self.program.clone().unwrap_or_else(|| binary("agent", "AGENT_BIN")));
         command.args(&self.args).stdin(Stdio::null());
+        command.env("AGENT_STATE_DIR", self.state.as_deref().unwrap_or(self.own_state.path()));
         command.envs(self.env.iter().map(|(k, v)| (k, v)));
         let sys = self.sys;
         let tmpfs = self.tmpfs.as_ref().map(|(fd, at)| {
@@ -167,7 +188,7 @@ impl<'a> Builder<'a> {
     pub fn spawn(self) -> Agent {
         let mut child = self.spawn_with(Stdio::piped());
         let lines = Lines::read_from(child.stdout.take().expect("stdout was asked for as a pipe"));
-        Agent::around(child, lines)
+        Agent::around(child, lines, self.own_state)
     }
 
     /// Starts it with another stdout.
@@ -245,7 +266,7 @@ pub fn small_tmpfs(bytes: u64) -> io::Result<OwnedFd> {
 }
 
 impl Agent {
-    fn around(mut child: Child, lines: Lines) -> Self {
+    fn around(mut child: Child, lines: Lines, state: tempfile::TempDir) -> Self {
         let stderr = child.stderr.take().map(|mut pipe| {
             std::thread::spawn(move || {
                 let mut text = Vec::new();
@@ -254,7 +275,7 @@ impl Agent {
                 String::from_utf8_lossy(&text).into_owned()
             })
         });
-        Self { child, lines, stderr, started: Instant::now() }
+        Self { child, lines, stderr, started: Instant::now(), _state: state }
     }
 
     pub fn pid(&self) -> u32 {
@@ -389,15 +410,21 @@ impl Run {
 
     /// The first line that matches; panics with the nearest ones.
     pub fn one(&self, expected: &Value) -> &Value {
-        self.all(expected)
-            .first()
-            .copied()
-            .unwrap_or_else(|| panic!("no such line: {}", nearest(expected, &self.lines)))
+        self.all(expected).first().copied().unwrap_or_else(|| self.missing(expected))
+    }
+
+    fn missing(&self, expected: &Value) -> ! {
+        panic!(
+            "no such line: {}\nit ended with {}, stderr:\n{}",
+            nearest(expected, &self.lines),
+            self.status,
+            self.stderr
+        )
     }
 
     /// The last line that matches.
     pub fn last(&self, expected: &Value) -> &Value {
-        self.all(expected).last().copied().unwrap_or_else(|| panic!("no such line: {}", nearest(expected, &self.lines)))
+        self.all(expected).last().copied().unwrap_or_else(|| self.missing(expected))
     }
 
     pub fn none(&self, expected: &Value) {
