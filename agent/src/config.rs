@@ -35,15 +35,7 @@ pub enum Output {
     File(PathBuf),
 }
 
-/// Whose sockets.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TargetSpec {
-    pub pids: Vec<u32>,
-    pub tree: bool,
-    pub comms: Vec<String>,
-    pub cgroup: Option<PathBuf>,
-    pub all: bool,
-}
+pub use crate::attribute::TargetSpec;
 
 /// A run of `watch` or `run`, complete.
 #[derive(Debug, Clone, PartialEq)]

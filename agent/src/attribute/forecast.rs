@@ -118,7 +118,7 @@ fn first_rto(i: &Input, s: &Sysctls) -> Duration {
 }
 
 /// Since the first unanswered retransmit: seen, or summed up over the doublings that led here.
-fn elapsed(i: &Input, s: &Sysctls) -> Duration {
+pub fn elapsed(i: &Input, s: &Sysctls) -> Duration {
     let in_this_step = i.timer_in.map_or(Duration::ZERO, |left| i.rto.saturating_sub(left));
     let mut rto = first_rto(i, s);
     let mut sum = in_this_step;
@@ -218,16 +218,14 @@ fn zero_window(i: &Input, s: &Sysctls) -> Option<Duration> {
     let base = i.rto.max(MODEL_BASE);
     let interval = |backoff: u32| (base * 2u32.pow(backoff.min(20))).min(s.rto_max);
     let mut backoff = u32::from(i.backoff);
-    let mut probes = u32::from(i.probes);
     let mut at = i.timer_in.unwrap_or_else(|| interval(backoff));
-    let before: Duration = (1..probes).map(|n| interval(backoff.saturating_sub(n))).sum();
+    let before: Duration = (1..u32::from(i.probes)).map(|n| interval(backoff.saturating_sub(n))).sum();
     let probing_for = before + interval(backoff).saturating_sub(at);
-    for _ in 0..MAX_STEPS {
+    for probes in u32::from(i.probes)..MAX_STEPS {
         let left = i.user_timeout.saturating_sub(probing_for + at);
         if probes >= limit || (!i.user_timeout.is_zero() && left.is_zero()) {
             return Some(at);
         }
-        probes += 1;
         backoff += 1;
         let wait = interval(backoff);
         at += if i.user_timeout.is_zero() { wait } else { wait.min(left) };

@@ -26,7 +26,12 @@ impl NetNs {
 
     /// That of a process; needs the right to ptrace it (same uid, or CAP_SYS_PTRACE).
     pub fn of_pid(pid: u32) -> io::Result<Self> {
-        let file = File::open(format!("/proc/{pid}/ns/net"))?;
+        Self::from_fd(File::open(format!("/proc/{pid}/ns/net"))?.into())
+    }
+
+    /// From a descriptor of a namespace (`/proc/PID/ns/net`, `ioctl(SIOCGSKNS)`).
+    pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
+        let file = File::from(fd);
         let inode = inode_of(&file)?;
         Ok(Self { file: Arc::new(file), inode, own: inode == inode_of(&File::open("/proc/self/ns/net")?)? })
     }
@@ -41,9 +46,7 @@ impl NetNs {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: just made by the kernel for us; nobody else owns it.
-        let file = File::from(unsafe { OwnedFd::from_raw_fd(raw) });
-        let inode = inode_of(&file)?;
-        Ok(Self { file: Arc::new(file), inode, own: inode == inode_of(&File::open("/proc/self/ns/net")?)? })
+        Self::from_fd(unsafe { OwnedFd::from_raw_fd(raw) })
     }
 
     /// As the kernel programs and `ls -i /proc/PID/ns/net` show it.

@@ -1,0 +1,78 @@
+use super::*;
+
+fn owner(pid: u32, fd: Option<i32>) -> Owner {
+    Owner { pid, comm: "c".into(), fd }
+}
+
+fn flow(n: u16) -> Flow {
+    Flow { local: ([10, 0, 0, 1], n).into(), remote: ([10, 0, 0, 2], 443).into() }
+}
+
+#[test]
+fn owners_are_a_set_and_the_last_one_stays() {
+    let mut k = Known::new(SocketId(1));
+    assert!(k.add_owner(owner(7, None)), "from an event");
+    assert!(k.add_owner(owner(7, Some(3))), "from a scan: replaces it");
+    assert!(!k.add_owner(owner(7, Some(3))));
+    assert!(k.add_owner(owner(7, Some(4))), "dup");
+    assert!(k.add_owner(owner(9, Some(3))), "fork");
+    assert_eq!(k.owners.len(), 3);
+    assert!(k.remove_owner(7, Some(4)));
+    assert!(k.remove_owner(7, None), "exit takes all of its descriptors");
+    assert_eq!(k.owners, [owner(9, Some(3))]);
+    assert!(k.remove_owner(9, None));
+    assert!(k.orphan);
+    assert_eq!(k.owners, [owner(9, None)], "its last name stays");
+    assert!(!k.remove_owner(8, None));
+}
+
+#[test]
+fn a_flow_finds_its_socket_unless_it_is_ambiguous() {
+    let mut t = Table::new(10);
+    for (id, netns) in [(1, Some(100)), (2, Some(200))] {
+        t.insert(Known { flow: Some(flow(1)), netns, ..Known::new(SocketId(id)) });
+    }
+    t.insert(Known { flow: Some(flow(2)), netns: Some(100), ..Known::new(SocketId(3)) });
+    assert_eq!(t.of_flow(&flow(1), Some(200)), Some(SocketId(2)));
+    assert_eq!(t.of_flow(&flow(1), None), None, "two namespaces, same addresses");
+    assert_eq!(t.of_flow(&flow(2), None), Some(SocketId(3)));
+    assert_eq!(t.of_flow(&flow(3), None), None);
+}
+
+#[test]
+fn the_table_is_bounded_and_forgets_the_gone() {
+    let mut t = Table::new(2);
+    for id in 1..=3 {
+        t.insert(Known { inode: id, flow: Some(flow(id as u16)), ..Known::new(SocketId(id)) });
+    }
+    assert_eq!((t.len(), t.full), (2, 1));
+    t.get_mut(SocketId(1)).unwrap().gone = Some(Mono(0));
+    t.expire(Mono(LINGER.as_nanos() as u64));
+    assert_eq!(t.len(), 2, "late events still find it");
+    t.expire(Mono(LINGER.as_nanos() as u64 + 1));
+    assert_eq!((t.len(), t.of_inode(1).len(), t.of_flow(&flow(1), None)), (1, 0, None));
+}
+
+#[test]
+fn the_first_timeout_is_remembered_across_samples() {
+    let mut k = Known::new(SocketId(1));
+    let s = Sysctls { retries2: 3, ..Sysctls::default() };
+    let mut t = TcpMetrics {
+        rto: Some(Duration::from_millis(816)),
+        backoff: Some(2),
+        retransmits: Some(2),
+        unacked_segments: Some(1),
+        timer: Some(1),
+        timer_ms: Some(816),
+        ..TcpMetrics::default()
+    };
+    let at = Mono::from_secs_f64(100.0);
+    let left = k.gives_up_in(TcpState::Established, &t, &s, at).unwrap();
+    assert_eq!(left, Duration::from_millis(816 + 1632 + 3264));
+    assert_eq!(k.first_rto, Some(at.minus(Duration::from_millis(408))));
+    t.retransmits = Some(0);
+    t.backoff = Some(0);
+    t.unacked_segments = Some(0);
+    assert_eq!(k.gives_up_in(TcpState::Established, &t, &s, at), None);
+    assert_eq!(k.first_rto, None);
+}
