@@ -169,6 +169,8 @@ impl<'a> Builder<'a> {
             ns.enter_on_exec(&mut command);
         }
         if let Some(uid) = self.uid {
+            std::os::unix::fs::chown(self.own_state.path(), Some(uid), Some(uid))
+                .unwrap_or_else(|e| panic!("cannot give the state directory away: {e}"));
             command.uid(uid).gid(uid);
         }
         command
@@ -198,6 +200,16 @@ impl<'a> Builder<'a> {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|e| panic!("cannot start the agent: {e}"))
+    }
+
+    /// Runs it to its own end; its stdout as text.
+    pub fn run_text(self) -> String {
+        let out = self
+            .spawn_with(Stdio::piped())
+            .wait_with_output()
+            .unwrap_or_else(|e| panic!("cannot wait for the agent: {e}"));
+        assert!(out.status.success(), "{}: {}", out.status, String::from_utf8_lossy(&out.stderr));
+        String::from_utf8_lossy(&out.stdout).into_owned()
     }
 
     /// Runs it to its own end.

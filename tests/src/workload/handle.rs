@@ -43,6 +43,7 @@ pub struct Builder<'a> {
     ns: Option<&'a Ns>,
     pidns: bool,
     program: Option<Vec<OsString>>,
+    uid: Option<u32>,
 }
 
 impl<'a> Builder<'a> {
@@ -54,6 +55,12 @@ impl<'a> Builder<'a> {
     /// As process 1 of a pid namespace of its own, like a container's.
     pub fn pidns(mut self) -> Self {
         self.pidns = true;
+        self
+    }
+
+    /// As an ordinary user.
+    pub fn uid(mut self, uid: u32) -> Self {
+        self.uid = Some(uid);
         self
     }
 
@@ -73,6 +80,9 @@ impl<'a> Builder<'a> {
         }
         if let Some(ns) = self.ns {
             ns.enter_on_exec(&mut command);
+        }
+        if let Some(uid) = self.uid {
+            std::os::unix::process::CommandExt::gid(std::os::unix::process::CommandExt::uid(&mut command, uid), uid);
         }
         let mut child = command
             .stdin(Stdio::piped())

@@ -3,12 +3,14 @@
 use std::io::Read;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 
 use agent_tests::runner::{Builder, Run, Sys, small_tmpfs};
 use agent_tests::wait::until;
+use agent_tests::workload::Workload;
 use serde_json::json;
 
-use crate::scene::Scene;
+use crate::scene::{PORT, Scene};
 
 /// Exit code, and an error of one line that holds all of `words`.
 fn refused(run: &Run, code: i32, words: &[&str]) {
@@ -57,18 +59,46 @@ fn a_kernel_side_that_is_not_there() {
     assert!(session["hooks"].to_string().contains("tracepoint"), "{session}");
 }
 
-/// An ordinary user gets no kernel programs: forced, it is an error that names what is missing; else sock_diag.
+/// An ordinary user gets no kernel programs: forced, it is an error that names what is missing; else the user's own
+/// processes are watched through sock_diag, and the session says what that cannot see.
 #[test]
 fn no_permission() {
-    agent_tests::lab::need_root();
+    const NOBODY: u32 = 65534;
+    let s = Scene::new(false);
     // A place that everybody may read, wherever the build lies.
     let directory = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    let copy = directory.path().join("agent");
-    std::fs::copy(agent_tests::runner::binary("agent", "AGENT_BIN"), &copy).unwrap();
-    std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let run = Builder::watch(std::process::id()).args(["--backend", "btf"]).program(&copy).uid(65534).run();
-    refused(&run, 1, &["CAP_BPF", "CAP_PERFMON"]);
+    let open = |path: &Path| std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    open(directory.path());
+    let copy = |name: &str, variable: &str| {
+        let to = directory.path().join(name);
+        std::fs::copy(agent_tests::runner::binary(name, variable), &to).unwrap();
+        open(&to);
+        to
+    };
+    let (agent, workload) = (copy("agent", "AGENT_BIN"), copy("agt-workload", "AGT_WORKLOAD_BIN"));
+    let own = Workload::builder().ns(&s.lab.client).program([workload]).uid(NOBODY).start();
+    s.server.serve(s.server_at(PORT), "echo");
+    let c = own.connect(s.server_at(PORT));
+
+    let watch = || Builder::watch(own.pid()).ns(&s.lab.client).program(&agent).uid(NOBODY);
+    refused(&watch().args(["--backend", "btf"]).run(), 1, &["CAP_BPF", "CAP_PERFMON"]);
+
+    let running = watch().args(["--sample", "100ms"]).start();
+    let session = running.expect(&json!({"type": "session"}));
+    assert!(
+        session["limits"].as_array().is_some_and(|l| !l.is_empty()),
+        "it does not say what it cannot see: {session}"
+    );
+    running.expect(&json!({"type": "socket", "socket": c.cookie, "owners": [{"pid": own.pid()}]}));
+    let late = own.connect(s.server_at(PORT));
+    running.expect(&json!({"type": "socket", "socket": late.cookie, "owners": [{"pid": own.pid()}]}));
+    running.stop();
+
+    // Somebody else's process.
+    let foreign = Builder::watch(s.client.pid()).ns(&s.lab.client).program(&agent).uid(NOBODY);
+    let run = foreign.args(["--duration", "300ms"]).run();
+    let said = run.stderr.clone() + &run.lines.first().map(|l| l["limits"].to_string()).unwrap_or_default();
+    assert!(said.contains("root") || said.contains("CAP_"), "it does not say why it sees nothing: {}", run.describe());
 }
 
 #[test]

@@ -10,3 +10,4 @@ mod keepalive;
 mod lab;
 mod lifecycle;
 mod scene;
+mod sockets;
