@@ -1,6 +1,20 @@
 //! The kernel programs, seen from user space: load, attach, read.
 
+pub mod backend;
 pub mod btf;
+pub mod classic;
+pub mod convert;
+pub mod decode;
+pub mod join;
+pub mod klog;
+pub mod load;
 pub mod object;
 pub mod offsets;
+pub mod source;
+mod sys;
+pub mod tables;
 pub mod tracefs;
+
+pub use convert::Fork;
+pub use load::Options;
+pub use source::{EbpfSource, KernelTotals, Loaded};

@@ -33,7 +33,7 @@ impl Globals {
 }
 
 /// A loader for [`OBJECT`]: pass it that, then load and attach single programs. Every map of the object is created,
-/// each with the smallest size that works; raise those you use with `set_max_entries`.
+/// each with the smallest size that works; raise those you use with `map_max_entries`.
 pub fn loader(globals: &Globals) -> EbpfLoader<'_> {
     let mut loader = EbpfLoader::new();
     loader

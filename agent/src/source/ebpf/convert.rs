@@ -1,0 +1,248 @@
+//! Decoded records to the program's own events: units, absences, and who may be called an owner.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent_common::{ABSENT, Offsets, Record, SockStats, TcpDetail as RawDetail, flag, kind, retransmit};
+
+use super::decode::Decoded;
+use crate::model::{
+    Counters, Event, EventKind, Flow, Mono, PacketFacts, Reset, ResetDirection, ResetOrigin, Retransmit,
+    RetransmitKind, SocketId, SocketUpdate, StateChange, TcpDetail, TcpState,
+};
+
+/// TCP header flag.
+const ACK: u8 = 0x10;
+
+/// What the conversion needs to know of the kernel.
+#[derive(Debug, Clone)]
+pub struct Converter {
+    /// Members that are [`ABSENT`] are unknown in every record.
+    pub offsets: Offsets,
+    /// Nanoseconds of one jiffy.
+    pub tick_ns: u64,
+    /// Reset reasons by number.
+    pub reasons: BTreeMap<u32, Arc<str>>,
+}
+
+/// A child of a `--tree` target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fork {
+    pub parent: u32,
+    pub child: u32,
+    pub at: Mono,
+}
+
+/// What one record turns into.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Converted {
+    Event(Event),
+    Fork(Fork),
+    /// A kind that tracing does not write, or a state that no kernel we know has.
+    Nothing,
+}
+
+impl Converter {
+    /// `socket` is the record's cookie, or what the caller joined it to.
+    pub fn convert(&self, d: &Decoded, socket: Option<SocketId>) -> Converted {
+        let r = &d.record;
+        let at = Mono(r.ts);
+        let kind = match r.kind {
+            kind::RETRANSMIT | kind::RETRANSMIT_SYNACK => self.retransmit(d, socket),
+            kind::RECEIVE_RESET | kind::SEND_RESET => self.reset(d, socket),
+            kind::STATE => match state_change(r, socket) {
+                Some(change) => EventKind::State(change),
+                None => return Converted::Nothing,
+            },
+            kind::DESTROY => EventKind::Socket(Box::new(SocketUpdate {
+                id: socket,
+                counters: d.stats.as_ref().map(counters),
+                destroyed: true,
+                ..SocketUpdate::default()
+            })),
+            kind::FORK => return Converted::Fork(Fork { parent: r.aux, child: r.pid, at }),
+            kind::EXIT => EventKind::Exit { pid: r.pid },
+            _ => return Converted::Nothing,
+        };
+        if matches!(&kind, EventKind::Socket(u) if u.id.is_none()) {
+            return Converted::Nothing;
+        }
+        Converted::Event(Event { at, kind })
+    }
+
+    fn retransmit(&self, d: &Decoded, socket: Option<SocketId>) -> EventKind {
+        let r = &d.record;
+        EventKind::Retransmit(Box::new(Retransmit {
+            socket,
+            flow: flow(r),
+            netns: netns(r),
+            pid: None,
+            state: TcpState::from_kernel(r.state),
+            how: how(r.how),
+            segments: r.aux,
+            detail: self.detail(d),
+            gives_up_in: None,
+        }))
+    }
+
+    fn reset(&self, d: &Decoded, socket: Option<SocketId>) -> EventKind {
+        let r = &d.record;
+        let (direction, origin) = if r.kind == kind::SEND_RESET {
+            (ResetDirection::Sent, ResetOrigin::Local)
+        } else {
+            (ResetDirection::Received, ResetOrigin::Unknown)
+        };
+        EventKind::Reset(Box::new(Reset {
+            socket,
+            flow: flow(r),
+            netns: netns(r),
+            pid: None,
+            direction,
+            origin,
+            origin_why: String::new(),
+            state: TcpState::from_kernel(r.state),
+            idle_before: None,
+            kernel_reason: self.reason(r),
+            packet: d.detail.as_ref().map_or_else(PacketFacts::default, |x| packet(r, x)),
+            detail: self.detail(d),
+        }))
+    }
+
+    /// The reason's name in the running kernel; a number it has no name for as that number.
+    fn reason(&self, r: &Record) -> Option<Arc<str>> {
+        if r.flags & flag::HAS_REASON == 0 {
+            return None;
+        }
+        Some(self.reasons.get(&r.reason).cloned().unwrap_or_else(|| r.reason.to_string().into()))
+    }
+
+    fn jiffies(&self, n: u32) -> Duration {
+        Duration::from_nanos(u64::from(n).saturating_mul(self.tick_ns))
+    }
+
+    /// Time since a jiffies stamp; 0 means never, and a stamp of the future is another CPU's clock.
+    fn age(&self, now: u32, stamp: u32) -> Option<Duration> {
+        if stamp == 0 {
+            return None;
+        }
+        let ticks = now.wrapping_sub(stamp);
+        Some(if ticks > i32::MAX as u32 { Duration::ZERO } else { self.jiffies(ticks) })
+    }
+
+    fn detail(&self, d: &Decoded) -> TcpDetail {
+        let Some(x) = &d.detail else { return TcpDetail::default() };
+        let (o, now) = (&self.offsets, d.record.jiffies);
+        let has = |members: &[u32]| !members.contains(&ABSENT);
+        let micros = Duration::from_micros(u64::from(x.srtt_us_x8 >> 3));
+        TcpDetail {
+            rtt: (has(&[o.tp_srtt_us]) && x.srtt_us_x8 != 0).then_some(micros),
+            rto: (has(&[o.icsk_rto]) && x.rto != 0).then(|| self.jiffies(x.rto)),
+            backoff: has(&[o.icsk_backoff]).then_some(x.backoff),
+            retransmits: has(&[o.icsk_retransmits]).then_some(x.retransmits),
+            total_retransmits: has(&[o.tp_total_retrans]).then_some(x.total_retrans),
+            unacked_segments: has(&[o.tp_packets_out]).then_some(x.packets_out),
+            unacked_bytes: has(&[o.tp_snd_nxt, o.tp_snd_una]).then(|| distance(x.snd_una, x.snd_nxt)),
+            send_queue_bytes: has(&[o.tp_write_seq, o.tp_snd_una]).then(|| distance(x.snd_una, x.write_seq)),
+            bytes_sent: has(&[o.tp_bytes_sent]).then_some(x.bytes_sent),
+            bytes_acked: has(&[o.tp_bytes_acked]).then_some(x.bytes_acked),
+            bytes_received: has(&[o.tp_bytes_received]).then_some(x.bytes_received),
+            last_sent: has(&[o.tp_lsndtime]).then(|| self.age(now, x.lsndtime)).flatten(),
+            // Before the first byte this stamp is when the connection was made.
+            last_received: (has(&[o.icsk_lrcvtime, o.tp_bytes_received]) && x.bytes_received > 0)
+                .then(|| self.age(now, x.lrcvtime))
+                .flatten(),
+            last_ack: has(&[o.tp_rcv_tstamp]).then(|| self.age(now, x.rcv_tstamp)).flatten(),
+            segment_bytes: (has(&[o.skb_len]) && d.record.kind == kind::RETRANSMIT).then_some(x.skb_len),
+            send_mss: (has(&[o.tp_mss_cache]) && x.mss_cache != 0).then_some(x.mss_cache),
+            send_window_bytes: has(&[o.tp_snd_wnd]).then_some(x.snd_wnd),
+            user_timeout_ms: has(&[o.icsk_user_timeout]).then_some(x.user_timeout_ms),
+            keepalive: match x.keepalive {
+                0 => Some(false),
+                1 => Some(true),
+                _ => None,
+            },
+        }
+    }
+}
+
+/// Bytes from one sequence number to a later one; 0 if it is not later (a socket that was reset).
+fn distance(from: u32, to: u32) -> u64 {
+    let n = to.wrapping_sub(from);
+    if n > i32::MAX as u32 { 0 } else { u64::from(n) }
+}
+
+fn how(n: u8) -> RetransmitKind {
+    match n {
+        retransmit::RTO => RetransmitKind::Rto,
+        retransmit::FAST => RetransmitKind::Fast,
+        retransmit::TLP => RetransmitKind::Tlp,
+        retransmit::SYN => RetransmitKind::Syn,
+        retransmit::SYNACK => RetransmitKind::Synack,
+        _ => RetransmitKind::Unknown,
+    }
+}
+
+/// A socket's counts as the kernel's map has them.
+pub fn counters(s: &SockStats) -> Counters {
+    Counters {
+        retransmits: s.retransmits.into(),
+        rto: s.rto.into(),
+        fast: s.fast.into(),
+        tlp: s.tlp.into(),
+        syn: s.syn.into(),
+        resets_received: s.resets_received.into(),
+        resets_sent: s.resets_sent.into(),
+    }
+}
+
+fn state_change(r: &Record, socket: Option<SocketId>) -> Option<StateChange> {
+    Some(StateChange {
+        socket,
+        flow: flow(r),
+        netns: netns(r),
+        from: TcpState::from_kernel(r.state)?,
+        to: TcpState::from_kernel(r.new_state)?,
+        pid: (r.flags & flag::PID_IS_OWNER != 0 && r.pid != 0).then_some(r.pid),
+    })
+}
+
+/// Both ends; `None` where the kernel has already cleared them (at → CLOSE), or for a listener. A SYN has no local
+/// port yet when the state changes.
+pub fn flow(r: &Record) -> Option<Flow> {
+    let opening = r.kind == kind::STATE && TcpState::from_kernel(r.new_state) == Some(TcpState::SynSent);
+    let end = |a: [u8; 16], port| SocketAddr::new(IpAddr::V6(Ipv6Addr::from(a)).to_canonical(), port);
+    let flow = Flow { local: end(r.saddr, r.sport), remote: end(r.daddr, r.dport) };
+    let complete = r.dport != 0 && (r.sport != 0 || opening) && !flow.remote.ip().is_unspecified();
+    complete.then_some(flow)
+}
+
+fn netns(r: &Record) -> Option<u32> {
+    (r.netns != 0).then_some(r.netns)
+}
+
+fn packet(r: &Record, x: &RawDetail) -> PacketFacts {
+    if r.flags & flag::HAS_PACKET == 0 {
+        return PacketFacts::default();
+    }
+    let nonzero = |v: u8| (v != 0).then_some(v);
+    // IPv6 has no IP ID.
+    let v4 = IpAddr::V6(Ipv6Addr::from(r.daddr)).to_canonical().is_ipv4();
+    // A RST that answers a SYN is judged by its acknowledgement: there is no RCV.NXT yet.
+    let handshake = TcpState::from_kernel(r.state) == Some(TcpState::SynSent);
+    PacketFacts {
+        ttl: nonzero(x.ttl),
+        flow_ttl: nonzero(x.flow_ttl),
+        flow_ttl_max: nonzero(x.flow_ttl_max),
+        ip_id: v4.then_some(x.ip_id),
+        flow_ip_id: (v4 && x.flow_ttl != 0).then_some(x.flow_ip_id),
+        seq_expected: (!handshake).then_some(x.seq == x.rcv_nxt),
+        with_ack: Some(x.tcp_flags & ACK != 0),
+        window: Some(x.window),
+    }
+}
+
+#[cfg(test)]
+#[path = "convert_tests.rs"]
+mod tests;

@@ -1,0 +1,135 @@
+//! Classic tracepoints name a socket by its kernel address or its two ends; everything else here by its cookie.
+
+use std::collections::HashMap;
+
+use agent_common::{Record, kind};
+
+use super::convert::flow;
+use crate::model::{Flow, SocketId, TcpState};
+
+/// Finds the cookie of a connection, as sock_diag can; `None` if there is no such socket (any more).
+pub type Resolver = Box<dyn Fn(&Flow) -> Option<SocketId> + Send>;
+
+/// What was learned so far.
+pub struct Join {
+    by_address: HashMap<u64, SocketId>,
+    by_flow: HashMap<Flow, SocketId>,
+    flow_of: HashMap<SocketId, Flow>,
+    resolver: Option<Resolver>,
+    limit: usize,
+}
+
+impl Join {
+    /// Remembers at most `limit` sockets each way.
+    pub fn new(limit: usize) -> Self {
+        Self { by_address: HashMap::new(), by_flow: HashMap::new(), flow_of: HashMap::new(), resolver: None, limit }
+    }
+
+    pub fn set_resolver(&mut self, resolver: Resolver) {
+        self.resolver = Some(resolver);
+    }
+
+    /// A socket that was open before.
+    pub fn learn(&mut self, flow: Flow, id: SocketId) {
+        if self.by_flow.len() < self.limit {
+            self.by_flow.insert(flow, id);
+            self.flow_of.insert(id, flow);
+        }
+    }
+
+    /// The kernel address under which a socket is known.
+    pub fn address(&self, id: SocketId) -> Option<u64> {
+        self.by_address.iter().find(|(_, known)| **known == id).map(|(sk, _)| *sk)
+    }
+
+    /// The socket at a kernel address.
+    pub fn at_address(&self, sk: u64) -> Option<SocketId> {
+        self.by_address.get(&sk).copied()
+    }
+
+    /// The cookie of the record's socket: its own, or what is known of its address, or of its ends.
+    pub fn socket(&mut self, r: &Record) -> Option<SocketId> {
+        if r.sk == 0 {
+            return (r.cookie != 0).then_some(SocketId(r.cookie));
+        }
+        // Kernel addresses are used again: a new connection is a new socket.
+        let opening = r.kind == kind::STATE
+            && (TcpState::from_kernel(r.state) == Some(TcpState::Close)
+                || TcpState::from_kernel(r.state) == Some(TcpState::SynRecv));
+        if opening {
+            self.by_address.remove(&r.sk);
+        }
+        let known = if r.cookie != 0 { Some(SocketId(r.cookie)) } else { self.at_address(r.sk) };
+        let id = known.or_else(|| {
+            // The request belongs to a connection, the event to its listener.
+            let flow = flow(r).filter(|f| f.local.port() != 0 && r.kind != kind::RETRANSMIT_SYNACK)?;
+            self.by_flow.get(&flow).copied().or_else(|| self.resolver.as_ref().and_then(|find| find(&flow)))
+        });
+        match id {
+            Some(id) if r.kind == kind::DESTROY => {
+                self.by_address.remove(&r.sk);
+                if let Some(flow) = self.flow_of.remove(&id) {
+                    self.by_flow.remove(&flow);
+                }
+            }
+            Some(id) if self.by_address.len() < self.limit || self.by_address.contains_key(&r.sk) => {
+                self.by_address.insert(r.sk, id);
+            }
+            _ => {}
+        }
+        id
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(kind: u8, sk: u64, cookie: u64) -> Record {
+        let mapped = |d: u8| [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, d];
+        Record { kind, sk, cookie, saddr: mapped(1), daddr: mapped(2), sport: 40_000, dport: 80, ..Record::default() }
+    }
+
+    fn connection() -> Flow {
+        Flow { local: ([10, 0, 0, 1], 40_000).into(), remote: ([10, 0, 0, 2], 80).into() }
+    }
+
+    #[test]
+    fn a_cookie_once_seen_names_the_address_until_the_socket_goes() {
+        let mut join = Join::new(10);
+        assert_eq!(join.socket(&record(kind::RETRANSMIT, 7, 0)), None);
+        assert_eq!(join.socket(&record(kind::RECEIVE_RESET, 7, 99)), Some(SocketId(99)));
+        assert_eq!(join.socket(&record(kind::RETRANSMIT, 7, 0)), Some(SocketId(99)));
+        assert_eq!(join.address(SocketId(99)), Some(7));
+        assert_eq!(join.socket(&record(kind::DESTROY, 7, 99)), Some(SocketId(99)));
+        assert_eq!(join.socket(&record(kind::RETRANSMIT, 7, 0)), None);
+    }
+
+    #[test]
+    fn ends_name_a_socket_that_was_open_before_and_the_resolver_the_rest() {
+        let mut join = Join::new(10);
+        join.learn(connection(), SocketId(5));
+        assert_eq!(join.socket(&record(kind::RETRANSMIT, 7, 0)), Some(SocketId(5)));
+        let mut join = Join::new(10);
+        join.set_resolver(Box::new(|f| (*f == connection()).then_some(SocketId(6))));
+        assert_eq!(join.socket(&record(kind::RETRANSMIT, 7, 0)), Some(SocketId(6)));
+        assert_eq!(join.socket(&record(kind::RETRANSMIT_SYNACK, 8, 0)), None);
+    }
+
+    #[test]
+    fn an_address_used_again_is_another_socket() {
+        let mut join = Join::new(10);
+        join.socket(&record(kind::RECEIVE_RESET, 7, 99));
+        let opening = Record { state: 7, new_state: 2, ..record(kind::STATE, 7, 0) };
+        assert_eq!(join.socket(&opening), None);
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut join = Join::new(2);
+        for n in 1..10 {
+            join.socket(&record(kind::RECEIVE_RESET, n, n));
+        }
+        assert_eq!(join.by_address.len(), 2);
+    }
+}

@@ -1,0 +1,383 @@
+//! The kernel as a source of events.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use agent_common::{kind, stats_seen, totals};
+use anyhow::{Context, Result, anyhow};
+use aya::Ebpf;
+use aya::maps::{MapData, RingBuf};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::backend::{Backend, choose};
+use super::classic::ClassicTypes;
+use super::convert::{Converted, Converter, Fork, counters};
+use super::decode::decode;
+use super::join::{Join, Resolver};
+use super::klog::KernelLog;
+use super::load::{self, Options, Types, WAKE_WINDOW_NS};
+use super::sys::recursion_misses;
+use super::tables::Tables;
+use crate::cli::BackendChoice;
+use crate::model::{Counters, DestPrefix, Event, EventKind, Flow, Hook, Lost, Mono, SocketId, SocketUpdate};
+
+/// Records taken per call: a storm must not keep signals and the screen waiting.
+const DRAIN: usize = 1_000;
+/// How long after the last record the ring is looked at again: longer than the window in which the kernel does not
+/// wake, so that no record is left lying.
+const POLL: Duration = Duration::from_nanos(WAKE_WINDOW_NS as u64 + 2_000_000);
+
+/// What [`EbpfSource::load`] came to.
+pub enum Loaded {
+    Source(Box<EbpfSource>),
+    /// Nothing can be loaded here and the choice of backend was left to us: the caller polls sock_diag.
+    Polling {
+        hooks: Vec<Hook>,
+        /// Why, each with its remedy.
+        limits: Vec<String>,
+    },
+}
+
+/// The kernel's exact counts since loading.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct KernelTotals {
+    /// Retransmitted segments, SYN-ACKs included: what RetransSegs counts.
+    pub retransmits: u64,
+    /// Retransmit events (an skb may hold several segments).
+    pub retransmit_events: u64,
+    pub resets_received: u64,
+    pub resets_sent: u64,
+    pub states: u64,
+    pub destroyed: u64,
+    /// Times the reader was woken.
+    pub wakeups: u64,
+    /// Losses since loading.
+    pub lost: Lost,
+}
+
+/// Attached programs and their ring. Dropping it detaches everything.
+pub struct EbpfSource {
+    ring: AsyncFd<RingBuf<MapData>>,
+    ebpf: Ebpf,
+    tables: Tables,
+    converter: Converter,
+    backend: Backend,
+    hooks: Vec<Hook>,
+    limits: Vec<String>,
+    join: Join,
+    forks: Vec<Fork>,
+    kernel_log: Option<KernelLog>,
+    /// Look again until then; `None` while the kernel will wake us.
+    look_until: Option<Instant>,
+    /// The last call took all it may: more is waiting.
+    more: bool,
+    malformed: u64,
+    reported: Lost,
+}
+
+impl EbpfSource {
+    /// Loads and attaches. Needs a tokio runtime. Errors: a forced backend is not possible, or none of its hooks could
+    /// be attached; with [`BackendChoice::Auto`] a worse backend is taken instead.
+    pub fn load(options: &Options) -> Result<Loaded> {
+        let want_btf = matches!(options.backend, BackendChoice::Auto | BackendChoice::Btf);
+        let (facts, types, tracefs) = load::facts(want_btf);
+        let choice = choose(options.backend, &facts).map_err(|e| anyhow!(e))?;
+        let mut limits = choice.limits;
+        let types = match (choice.backend, types, tracefs) {
+            (Some(Backend::Btf), Some(types), _) => {
+                let aya = types.aya()?;
+                Types::Btf(Box::new(types), aya)
+            }
+            (Some(Backend::Tracepoint), _, Some(dir)) => Types::Classic(Box::new(ClassicTypes::resolve(&dir))),
+            _ => {
+                let why_not = limits.first().cloned().unwrap_or_else(|| "not asked for".into());
+                let hook = Hook {
+                    name: "tracepoints".into(),
+                    backend: "sock_diag".into(),
+                    attached: false,
+                    why_not: Some(why_not),
+                };
+                return Ok(Loaded::Polling { hooks: vec![hook], limits });
+            }
+        };
+        let mut ebpf = load::object(&types, options)?;
+        let mut tables = Tables::take(&mut ebpf)?;
+        // Before anything is attached, so that no event passes an unset filter.
+        tables.set_destinations(options.destinations.as_deref())?;
+        for (tgid, tree) in &options.pids {
+            tables.add_pid(*tgid, *tree)?;
+        }
+        let kernel_log = options.kernel_log.then(|| KernelLog::take(&mut ebpf)).transpose()?;
+        let hooks = load::attach(&mut ebpf, &types, options);
+        if !load::any_attached(&hooks) {
+            let why = hooks.iter().find_map(|h| h.why_not.clone()).unwrap_or_default();
+            return Err(anyhow!("no kernel hook could be attached ({}): {why}", types.backend().name()));
+        }
+        limits.extend(
+            hooks.iter().filter_map(|h| h.why_not.as_ref().map(|why| format!("{} is not traced: {why}", h.name))),
+        );
+        let ring = ebpf.take_map("EVENTS").context("the eBPF object has no map EVENTS")?;
+        let ring = RingBuf::try_from(ring).context("cannot map the ring; lower --ring-size")?;
+        // SAFETY: the ring owns its descriptor and keeps it open for as long as it lives.
+        let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
+            .map_err(io::Error::from)
+            .context("cannot wait for the ring")?;
+        Ok(Loaded::Source(Box::new(Self {
+            ring,
+            tables,
+            converter: Converter { offsets: types.offsets(), tick_ns: tick_ns(), reasons: types.reset_reasons() },
+            backend: types.backend(),
+            ebpf,
+            hooks,
+            limits,
+            join: Join::new(options.max_sockets as usize),
+            forks: Vec::new(),
+            kernel_log,
+            look_until: None,
+            more: true,
+            malformed: 0,
+            reported: Lost::default(),
+        })))
+    }
+
+    /// Waits until there is something, then appends at most about a thousand events to `out` and returns. May be
+    /// dropped at any await (inside `select!`): what was taken is in `out`, what was not stays in the ring. May return
+    /// without events (a fork, see [`Self::take_forks`]).
+    pub async fn next_batch(&mut self, out: &mut Vec<Event>) -> io::Result<()> {
+        loop {
+            if std::mem::take(&mut self.more) {
+                tokio::task::yield_now().await;
+            } else {
+                self.wait().await?;
+            }
+            let taken = self.drain(out);
+            self.more = taken == DRAIN;
+            if taken > 0 {
+                self.look_until = Some(Instant::now() + POLL);
+                return Ok(());
+            }
+        }
+    }
+
+    /// Until the kernel wakes us, or it is time to look for records that came without a wake-up.
+    async fn wait(&mut self) -> io::Result<()> {
+        if let Some(until) = self.look_until {
+            let now = Instant::now();
+            let woken = tokio::time::timeout(until.saturating_duration_since(now), self.ring.readable_mut()).await;
+            match woken {
+                Ok(ready) => {
+                    ready?.clear_ready();
+                    self.look_until = Some(Instant::now() + POLL);
+                }
+                // The look that follows is the last one, unless it finds something.
+                Err(_) => self.look_until = None,
+            }
+            return Ok(());
+        }
+        self.ring.readable_mut().await?.clear_ready();
+        // The first record may not be complete yet when the wake-up comes.
+        self.look_until = Some(Instant::now() + POLL);
+        Ok(())
+    }
+
+    /// Records taken, at most [`DRAIN`].
+    fn drain(&mut self, out: &mut Vec<Event>) -> usize {
+        let ring = self.ring.get_mut();
+        let mut taken = 0;
+        while taken < DRAIN
+            && let Some(bytes) = ring.next()
+        {
+            taken += 1;
+            let Ok(decoded) = decode(&bytes) else {
+                self.malformed += 1;
+                continue;
+            };
+            let socket = match self.backend {
+                Backend::Btf => (decoded.record.cookie != 0).then_some(SocketId(decoded.record.cookie)),
+                Backend::Tracepoint => self.join.socket(&decoded.record),
+            };
+            match self.converter.convert(&decoded, socket) {
+                Converted::Event(event) => out.push(event),
+                Converted::Fork(fork) => self.forks.push(fork),
+                Converted::Nothing => {}
+            }
+        }
+        // Classic tracepoints call a new thread a child too.
+        if self.backend == Backend::Tracepoint && !self.forks.is_empty() {
+            let mut forks = std::mem::take(&mut self.forks);
+            forks.retain(|f| {
+                let process = is_process(f.child);
+                if !process {
+                    let _ = self.tables.remove_pid(f.child);
+                }
+                process
+            });
+            self.forks = forks;
+        }
+        taken
+    }
+
+    /// Children of tree targets since the last call; the kernel watches them already.
+    pub fn take_forks(&mut self) -> Vec<Fork> {
+        std::mem::take(&mut self.forks)
+    }
+
+    pub fn backend(&self) -> Backend {
+        self.backend
+    }
+
+    /// Every attachment point and what became of it.
+    pub fn hooks(&self) -> &[Hook] {
+        &self.hooks
+    }
+
+    /// What this run cannot see, each with its remedy.
+    pub fn limits(&self) -> &[String] {
+        &self.limits
+    }
+
+    /// The kernel log's reader, once, if it was asked for.
+    pub fn take_kernel_log(&mut self) -> Option<KernelLog> {
+        self.kernel_log.take()
+    }
+
+    /// How cookies of connections are found with classic tracepoints; the BTF backend never asks.
+    pub fn set_resolver(&mut self, resolver: Resolver) {
+        self.join.set_resolver(resolver);
+    }
+
+    /// Watches a process from now on; `tree`: its future children too.
+    pub fn add_pid(&mut self, tgid: u32, tree: bool) -> Result<()> {
+        self.tables.add_pid(tgid, tree)
+    }
+
+    pub fn remove_pid(&mut self, tgid: u32) -> Result<()> {
+        self.tables.remove_pid(tgid)
+    }
+
+    /// Watches a socket that is already open. `flow` finds it with classic tracepoints; `total_retrans` (of its
+    /// `tcp_info`) is where its count of segments starts.
+    pub fn add_socket(&mut self, id: SocketId, flow: Option<Flow>, total_retrans: Option<u32>) -> Result<()> {
+        match (self.backend, flow) {
+            (Backend::Btf, _) => self.tables.add_socket(id.0, total_retrans),
+            (Backend::Tracepoint, Some(flow)) => {
+                self.join.learn(flow, id);
+                self.tables.add_tuple(&flow, id.0)
+            }
+            (Backend::Tracepoint, None) => Ok(()),
+        }
+    }
+
+    /// Stops watching a socket, e.g. one that turned out to be another process's.
+    pub fn remove_socket(&mut self, id: SocketId, flow: Option<Flow>) -> Result<()> {
+        match self.backend {
+            Backend::Btf => self.tables.remove_socket(id.0),
+            Backend::Tracepoint => {
+                if let Some(sk) = self.join.address(id) {
+                    self.tables.remove_socket(sk)?;
+                }
+                flow.map_or(Ok(()), |f| self.tables.remove_tuple(&f))
+            }
+        }
+    }
+
+    /// Watches what is accepted on a port, besides the listener itself ([`Self::add_socket`]).
+    pub fn add_listener(&mut self, netns: u32, port: u16) -> Result<()> {
+        // Classic tracepoints do not tell the namespace.
+        let netns = if self.backend == Backend::Btf { netns } else { 0 };
+        self.tables.add_listener(netns, port)
+    }
+
+    /// Replaces the destination filter; `None` = no filter. What is in the old and the new list matches throughout.
+    pub fn set_destinations(&mut self, destinations: Option<&[DestPrefix]>) -> Result<()> {
+        self.tables.set_destinations(destinations)
+    }
+
+    /// The kernel's own counts since loading: exact whatever the ring lost.
+    pub fn totals(&self) -> Result<KernelTotals> {
+        let t = self.tables.totals()?;
+        let of = |index: u32| t.get(index as usize).copied().unwrap_or(0);
+        let of_kind = |k: u8| of(u32::from(k));
+        Ok(KernelTotals {
+            retransmits: of(totals::SEGMENTS),
+            retransmit_events: of_kind(kind::RETRANSMIT) + of_kind(kind::RETRANSMIT_SYNACK),
+            resets_received: of_kind(kind::RECEIVE_RESET),
+            resets_sent: of_kind(kind::SEND_RESET),
+            states: of_kind(kind::STATE),
+            destroyed: of_kind(kind::DESTROY),
+            wakeups: of(totals::WAKEUPS),
+            lost: Lost {
+                ring_full: of(totals::RING_FULL) + self.malformed,
+                recursion_misses: self.misses(),
+                table_full: of(totals::TABLE_FULL),
+            },
+        })
+    }
+
+    /// Runs that the kernel skipped, over all programs.
+    fn misses(&self) -> u64 {
+        load::program_names()
+            .filter_map(|name| self.ebpf.program(name))
+            .filter_map(load::program_fd)
+            .filter_map(|fd| recursion_misses(fd).ok())
+            .sum()
+    }
+
+    /// What was lost since the last call.
+    pub fn take_lost(&mut self) -> Result<Lost> {
+        let now = self.totals()?.lost;
+        let before = std::mem::replace(&mut self.reported, now);
+        Ok(Lost {
+            ring_full: now.ring_full.saturating_sub(before.ring_full),
+            recursion_misses: now.recursion_misses.saturating_sub(before.recursion_misses),
+            table_full: now.table_full.saturating_sub(before.table_full),
+        })
+    }
+
+    /// Exact counts of one socket that is still open.
+    pub fn socket_stats(&self, id: SocketId) -> Option<Counters> {
+        let key = match self.backend {
+            Backend::Btf => id.0,
+            Backend::Tracepoint => self.join.address(id)?,
+        };
+        self.tables.stats(key).as_ref().map(counters)
+    }
+
+    /// Exact counts of every socket that had an event, as updates; those whose end found no room in the ring are
+    /// reported as destroyed and leave the table. To be called after losses and at the end: it reads the whole table.
+    pub fn sweep(&mut self, out: &mut Vec<Event>) -> Result<()> {
+        let at = Mono::now();
+        let mut gone = Vec::new();
+        for (key, stats) in self.tables.all_stats() {
+            let destroyed = stats.seen & stats_seen::DESTROYED != 0;
+            if destroyed {
+                gone.push(key);
+            }
+            let counts = counters(&stats);
+            if !destroyed && counts == Counters::default() {
+                continue;
+            }
+            let id = match self.backend {
+                Backend::Btf => Some(SocketId(key)),
+                Backend::Tracepoint => self.join.at_address(key),
+            };
+            let Some(id) = id else { continue };
+            let update = SocketUpdate { id: Some(id), counters: Some(counts), destroyed, ..SocketUpdate::default() };
+            out.push(Event { at, kind: EventKind::Socket(Box::new(update)) });
+        }
+        gone.into_iter().try_for_each(|key| self.tables.remove_socket(key))
+    }
+}
+
+/// Nanoseconds of a jiffy: what the coarse clock moves by (CONFIG_HZ).
+fn tick_ns() -> u64 {
+    let r = rustix::time::clock_getres(rustix::time::ClockId::MonotonicCoarse);
+    (r.tv_sec as u64 * 1_000_000_000 + r.tv_nsec as u64).max(1)
+}
+
+/// Whether a pid is a thread group's leader; a process that is gone already counts as one.
+fn is_process(pid: u32) -> bool {
+    let Ok(status) = std::fs::read_to_string(format!("/proc/{pid}/status")) else { return true };
+    status.lines().find_map(|l| l.strip_prefix("Tgid:")).is_none_or(|t| t.trim().parse() == Ok(pid))
+}
