@@ -223,7 +223,7 @@ pub struct ListenKey {
     pub pad: u16,
 }
 
-/// Options that the guard sets on each new matching socket: entry 0 of the map `GUARD`.
+/// Options that the guard sets on each new matching socket, and whose sockets: entry 0 of the map `GUARD`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GuardOptions {
@@ -232,6 +232,42 @@ pub struct GuardOptions {
     pub count: u32,
     /// 0 = leave.
     pub user_timeout_ms: u32,
+    /// [`guard_target`] bits; 0 = nobody's (the guard is not set up yet).
+    pub target: u32,
+}
+
+/// Bits of [`GuardOptions::target`].
+pub mod guard_target {
+    /// Every process below the cgroup that the program is attached to.
+    pub const ALL: u32 = 1;
+    /// Processes in the map `PIDS`.
+    pub const PIDS: u32 = 2;
+    /// Processes whose name is in the map `GUARD_COMMS`.
+    pub const COMMS: u32 = 4;
+}
+
+/// What the guard did to one socket, before its SYN: a record of the ring `GUARDED`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GuardRow {
+    /// CLOCK_MONOTONIC, nanoseconds.
+    pub ts: u64,
+    pub cookie: u64,
+    /// tgid of the connecting process.
+    pub pid: u32,
+    /// [`guard_error`] bits.
+    pub error: u32,
+    /// Values found; -1 unknown.
+    pub keepalive: i32,
+    pub idle_s: i32,
+    pub interval_s: i32,
+    pub count: i32,
+    pub user_timeout_ms: i32,
+    pub dport: u16,
+    pub family: u8,
+    pub pad: u8,
+    pub daddr: [u8; 16],
+    pub comm: [u8; 16],
 }
 
 /// One row of `iter/tcp`.
@@ -306,6 +342,11 @@ pub struct SetRow {
     pub if_interval_s: i32,
     pub if_count: i32,
     pub if_user_timeout_ms: i32,
+    /// Set by the kernel side once it has tried; the `if_` fields then hold what it found before. An iterator comes
+    /// twice to a socket whose row did not fit into its buffer.
+    pub done: u32,
+    /// [`guard_error`] bits, with `done`.
+    pub error: u32,
 }
 
 const _: () = {
@@ -315,10 +356,11 @@ const _: () = {
     assert!(size_of::<SockStats>() == 40 && align_of::<SockStats>() == 4);
     assert!(size_of::<DestKey>() == 18 && align_of::<DestKey>() == 1);
     assert!(size_of::<ListenKey>() == 8 && align_of::<ListenKey>() == 4);
-    assert!(size_of::<GuardOptions>() == 16 && align_of::<GuardOptions>() == 4);
+    assert!(size_of::<GuardOptions>() == 20 && align_of::<GuardOptions>() == 4);
+    assert!(size_of::<GuardRow>() == 80 && align_of::<GuardRow>() == 8);
     assert!(size_of::<TcpRow>() == 112 && align_of::<TcpRow>() == 8);
     assert!(size_of::<FileRow>() == 88 && align_of::<FileRow>() == 8);
-    assert!(size_of::<SetRow>() == 40 && align_of::<SetRow>() == 4);
+    assert!(size_of::<SetRow>() == 48 && align_of::<SetRow>() == 4);
 };
 
 #[cfg(feature = "user")]

@@ -5,6 +5,8 @@
 //! | `btf_tracepoints` | `btf_*` | `tp_btf`: the sockets' tracepoints with the `struct sock` itself |
 //! | `classic` | `tp_*` | the same tracepoints without BTF: field positions from tracefs |
 //! | `process` | `*_process_fork`, `*_process_exit` | `sched_process_fork`, `sched_process_exit`, both ways |
+//! | `guard` | `guard_connect4`, `guard_connect6` | `cgroup/connect4`, `cgroup/connect6`: keepalive on new sockets |
+//! | `iter` | `list_tcp`, `set_tcp`, `list_files` | `iter/tcp`, `iter/task_file`: options and owners of sockets |
 //! | `provenance` | `rst_provenance` | `cgroup_skb/ingress`: TTL, IP ID and sequence of RSTs |
 //!
 //! Every program asks the destination filter first, then the target filter, then counts, and only then writes.
@@ -18,7 +20,10 @@ mod count;
 mod detail;
 mod emit;
 mod filter;
+mod guard;
+mod iter;
 mod maps;
+mod options;
 mod process;
 mod provenance;
 mod read;

@@ -3,6 +3,7 @@
 //! A command or a key becomes an [`Intent`]; [`perform`] carries it out and returns what happened, one
 //! [`ActionRecord`] per socket. It blocks (a few microseconds per socket): call it from a thread that may.
 
+mod bpf;
 mod close;
 mod ledger;
 mod lookup;
@@ -148,6 +149,7 @@ pub fn perform(intent: &Intent, ledger: Option<&mut Ledger>) -> Outcome {
         What::Set(_) | What::Undo => match intent.method {
             #[cfg(target_arch = "x86_64")]
             Method::Ptrace => ptrace::perform(intent, ledger),
+            Method::Bpf => bpf::perform(intent, ledger),
             _ => pidfd::perform(intent, ledger),
         },
     }
@@ -186,6 +188,16 @@ impl Intent {
             What::Undo => ActionKind::Undo,
         }
     }
+}
+
+/// Why an undo leaves a socket alone that has other values than the agent gave it.
+fn left_alone(entry: &LedgerEntry, now: crate::model::OptionValues) -> String {
+    use options::values_text;
+    if now == entry.before {
+        return "it has its old values already".into();
+    }
+    let (then, now) = (values_text(entry.after), values_text(now));
+    format!("left alone: the agent had set {then}, but since then its application set {now}")
 }
 
 fn failed(action: ActionKind, method: Method, why: String) -> ActionRecord {

@@ -7,6 +7,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt;
 
 use crate::model::{OptionValues, TcpState};
+use crate::source::diag::DiagSocket;
 
 /// What shall hold afterwards. `None` = leave as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -182,6 +183,22 @@ pub struct TcpLook {
     pub last_sent: Duration,
     /// Bytes in the send queue, sent or not (SIOCOUTQ); `None` if the socket has none to tell of.
     pub queued_bytes: Option<u32>,
+}
+
+impl TcpLook {
+    /// The same, from a sock_diag dump with `tcp_info`.
+    pub fn from_diag(s: &DiagSocket) -> Self {
+        Self {
+            state: Some(s.state),
+            retransmits: s.tcp.retransmits.unwrap_or(0),
+            probes: s.tcp.probes.unwrap_or(0),
+            backoff: s.tcp.backoff.unwrap_or(0),
+            rto: s.tcp.rto.unwrap_or_default(),
+            unacked_segments: s.tcp.unacked_segments.unwrap_or(0),
+            last_sent: Duration::from_millis(s.tcp.last_sent_ms.unwrap_or(0)),
+            queued_bytes: Some(s.send_queue),
+        }
+    }
 }
 
 /// Reads `tcp_info` and the send queue. Two system calls.

@@ -117,15 +117,7 @@ impl Pass<'_> {
         }
         record.result = ActionResult::Unchanged;
         record.after = Some(now);
-        record.note = Some(if now == entry.before {
-            "it has its old values already".into()
-        } else {
-            format!(
-                "left alone: the agent had set {}, but since then its application set {}",
-                values_text(entry.after),
-                values_text(now)
-            )
-        });
+        record.note = Some(super::left_alone(&entry, now));
         if !self.intent.dry_run
             && let Some(l) = self.ledger.as_deref_mut()
         {
@@ -201,8 +193,5 @@ fn option_error(e: OptionError, mptcp: bool) -> String {
 fn note(tcp: &Tcp, now: OptionValues) -> Option<String> {
     // The queue of an MPTCP socket is not that of its subflows.
     let look = tcp.look.filter(|_| !tcp.mptcp)?;
-    match stuck::stuck(&look) {
-        Some(s) => Some(s.note(now.user_timeout_ms)),
-        None => stuck::in_flight_note(&look),
-    }
+    stuck::note(&look, now.user_timeout_ms)
 }

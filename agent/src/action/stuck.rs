@@ -89,6 +89,14 @@ impl Stuck {
     }
 }
 
+/// What the user must know of a socket that now has this user timeout (0: none); `None` if keepalive does its work.
+pub fn note(look: &TcpLook, user_timeout_ms: u32) -> Option<String> {
+    match stuck(look) {
+        Some(s) => Some(s.note(user_timeout_ms)),
+        None => in_flight_note(look),
+    }
+}
+
 /// Data is in flight but no timer has run out: keepalive starts once it is acknowledged.
 pub fn in_flight_note(look: &TcpLook) -> Option<String> {
     let queued = look.queued_bytes.filter(|b| *b > 0)?;

@@ -8,6 +8,7 @@ pub mod decode;
 pub mod join;
 pub mod klog;
 pub mod load;
+pub mod iter;
 pub mod object;
 pub mod offsets;
 pub mod source;

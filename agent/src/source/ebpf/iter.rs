@@ -1,0 +1,178 @@
+//! The iterators: every TCP socket of a network namespace with its options, changed in the same pass if asked; and
+//! which process holds which socket, on the whole machine at once.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::mem::size_of;
+
+use agent_common::{FileRow, SetRow, TcpRow};
+use anyhow::{Context, bail};
+use aya::Ebpf;
+use aya::maps::{HashMap, MapError};
+use aya::programs::{Iter, ProgramError};
+
+use super::object::{self, Globals, OBJECT};
+use super::offsets::KernelTypes;
+use crate::model::SocketId;
+use crate::source::diag::NetNs;
+
+/// Sockets that one [`Iterators::set`] can take: the size of the map `ITER_SET`.
+pub const MAX_SET: usize = 65_536;
+/// The kernel fills at most 32 KiB per read of an iterator (`bpf_seq_read`).
+const READ_BYTES: usize = 64 * 1024;
+/// Rows beyond this are not taken in: 16 million descriptors, 1.4 GiB.
+const MAX_ROWS: usize = 16 << 20;
+
+/// The iterator programs, each loaded when first used. Needs CAP_BPF and CAP_PERFMON (to change sockets also
+/// CAP_NET_ADMIN), a kernel with BTF, 5.9 for lists, 5.11 for owners, 6.1 to change.
+pub struct Iterators {
+    ebpf: Ebpf,
+    btf: aya::Btf,
+}
+
+impl Iterators {
+    /// Reads the kernel's BTF and creates the maps.
+    pub fn load() -> anyhow::Result<Self> {
+        Self::with_types(&KernelTypes::resolve()?)
+    }
+
+    /// As [`Self::load`], with types resolved already.
+    pub fn with_types(types: &KernelTypes) -> anyhow::Result<Self> {
+        let globals = Globals::with_types(types);
+        let ebpf = object::loader(&globals).load(OBJECT).context("cannot load the iterators")?;
+        Ok(Self { ebpf, btf: types.aya()? })
+    }
+
+    /// Who holds which TCP or MPTCP socket: every thread group, every network namespace.
+    pub fn files(&mut self) -> anyhow::Result<Vec<FileRow>> {
+        let mut file = self.open("list_files", "task_file", None)?;
+        rows(&mut file).context("cannot read iter/task_file")
+    }
+
+    /// Every TCP socket of `netns` with its options.
+    pub fn list(&mut self, netns: &NetNs) -> anyhow::Result<Vec<TcpRow>> {
+        let mut file = self.open("list_tcp", "tcp", Some(netns))?;
+        rows(&mut file).context("cannot read iter/tcp")
+    }
+
+    /// Loads what [`Self::files`] and [`Self::set`] need, so that they take no longer than their work.
+    pub fn prepare_set(&mut self) -> anyhow::Result<()> {
+        self.program("list_files", "task_file")?;
+        self.program("set_tcp", "tcp")?;
+        Ok(())
+    }
+
+    /// Changes the given sockets of `netns`; one row for each that is there. More than [`MAX_SET`] is an error.
+    pub fn set(&mut self, netns: &NetNs, sockets: &[(SocketId, SetRow)]) -> anyhow::Result<Vec<TcpRow>> {
+        if sockets.len() > MAX_SET {
+            bail!("at most {MAX_SET} sockets can be changed in one pass, got {}", sockets.len());
+        }
+        let map = self.ebpf.map_mut("ITER_SET").context("the kernel object has no map ITER_SET")?;
+        let mut map: HashMap<_, u64, SetRow> = HashMap::try_from(map)?;
+        for (id, set) in sockets {
+            map.insert(id.0, set, 0).with_context(|| format!("cannot hand {} sockets to the kernel", sockets.len()))?;
+        }
+        let result = self
+            .open("set_tcp", "tcp", Some(netns))
+            .and_then(|mut file| rows(&mut file).context("cannot read iter/tcp"));
+        let map = self.ebpf.map_mut("ITER_SET").context("the kernel object has no map ITER_SET")?;
+        let mut map: HashMap<_, u64, SetRow> = HashMap::try_from(map)?;
+        for (id, _) in sockets {
+            match map.remove(&id.0) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(e) => return Err(e).context("cannot empty the map ITER_SET"),
+            }
+        }
+        result
+    }
+
+    fn program(&mut self, name: &str, kind: &str) -> anyhow::Result<&mut Iter> {
+        let program: &mut Iter = self
+            .ebpf
+            .program_mut(name)
+            .with_context(|| format!("the kernel object has no program {name}"))?
+            .try_into()?;
+        if let Err(ProgramError::NotLoaded) = program.fd().map(|_| ()) {
+            program.load(kind, &self.btf).with_context(|| {
+                format!("cannot load iter/{kind}; run with sudo or grant CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN")
+            })?;
+        }
+        Ok(program)
+    }
+
+    /// An open iterator; the namespace is that of the thread that opens it.
+    fn open(&mut self, name: &str, kind: &str, netns: Option<&NetNs>) -> anyhow::Result<File> {
+        let program = self.program(name, kind)?;
+        let id = program.attach().with_context(|| format!("cannot attach iter/{kind}"))?;
+        let link = program.take_link(id)?;
+        let open = move || link.into_file().map_err(io::Error::other);
+        match netns {
+            Some(netns) => netns.inside(open),
+            None => open(),
+        }
+        .with_context(|| format!("cannot open iter/{kind}"))
+    }
+}
+
+/// A row is a `repr(C)` struct of integers without padding.
+trait Row: Copy {}
+impl Row for TcpRow {}
+impl Row for FileRow {}
+
+fn rows<T: Row>(from: &mut impl Read) -> io::Result<Vec<T>> {
+    let mut out = Vec::new();
+    let mut buffer = vec![0u8; READ_BYTES];
+    let mut filled = 0;
+    loop {
+        let n = match from.read(&mut buffer[filled..]) {
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(e),
+        };
+        if n == 0 {
+            break;
+        }
+        filled += n;
+        let whole = filled - filled % size_of::<T>();
+        for chunk in buffer[..whole].chunks_exact(size_of::<T>()) {
+            // SAFETY: the chunk has the size of T; any bytes are a T; read_unaligned asks for no alignment.
+            out.push(unsafe { chunk.as_ptr().cast::<T>().read_unaligned() });
+        }
+        buffer.copy_within(whole..filled, 0);
+        filled -= whole;
+        if out.len() > MAX_ROWS {
+            return Err(io::Error::other("more sockets than can be taken in"));
+        }
+    }
+    if filled != 0 {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the iterator ended within a row"));
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A reader that gives at most `step` bytes at a time.
+    struct Slow<'a>(&'a [u8], usize);
+
+    impl Read for Slow<'_> {
+        fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+            let n = self.1.min(to.len()).min(self.0.len());
+            to[..n].copy_from_slice(&self.0[..n]);
+            self.0 = &self.0[n..];
+            Ok(n)
+        }
+    }
+
+    #[test]
+    fn rows_are_joined_across_reads_and_a_torn_one_is_an_error() {
+        let mut bytes = vec![0u8; 3 * size_of::<FileRow>()];
+        bytes[size_of::<FileRow>()] = 7;
+        let got: Vec<FileRow> = rows(&mut Slow(&bytes, 33)).unwrap();
+        assert_eq!(got.iter().map(|r| r.cookie).collect::<Vec<_>>(), [0, 7, 0]);
+        let torn: io::Result<Vec<FileRow>> = rows(&mut Slow(&bytes[..100], 33));
+        assert_eq!(torn.unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+}
