@@ -33,6 +33,9 @@ fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Keepalive(args) => commands::keepalive::run(args),
         Command::Close(args) => commands::close::run(args),
         Command::Doctor(args) => commands::doctor::run(&args),
+        Command::Schema => commands::schema::run(),
+        Command::Completions(args) => commands::completions::run(&args),
+        Command::Man(args) => commands::man::run(&args),
         other => anyhow::bail!("{other:?}: this command is not there yet"),
     }
 }

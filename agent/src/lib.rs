@@ -11,6 +11,7 @@ pub mod diagnose;
 pub mod learn;
 pub mod model;
 pub mod probe;
+pub mod schema;
 pub mod source;
 pub mod state;
 pub mod store;

@@ -1,11 +1,15 @@
 //! One file per command that is not a live watch: parse nothing, print, return.
 
 pub mod close;
+pub mod completions;
 pub mod doctor;
 pub mod keepalive;
 pub mod limits;
+pub mod man;
 mod outcome;
 pub mod probe;
+pub mod replay;
+pub mod schema;
 mod select;
 
 use nix::sys::signal::{SigSet, Signal};
@@ -39,5 +43,17 @@ fn processes(pids: &[u32]) -> String {
             Err(_) => format!("process {pid}"),
         },
         many => format!("{} processes", many.len()),
+    }
+}
+
+/// Prints `text` to standard output. A reader that goes away (`| head`) has seen what it wanted.
+fn print(text: &str) -> anyhow::Result<u8> {
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(anyhow::anyhow!("cannot write to standard output: {e}"))
+        }
+        _ => Ok(0),
     }
 }

@@ -3,6 +3,6 @@
 pub mod alert;
 pub mod jsonl;
 pub mod redact;
-pub mod schema;
+pub use crate::schema;
 pub mod text;
 pub mod tui;

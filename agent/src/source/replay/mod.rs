@@ -4,8 +4,6 @@
 //! is read, and [`Stats`] says what could not.
 
 mod input;
-#[cfg(test)]
-mod tests;
 
 pub use input::{Found, Lines, MAX_LINE};
 
@@ -14,8 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 
 use crate::model::{Event, EventKind, Mono, WallClock};
-use crate::view::jsonl::part_path;
-use crate::view::schema::{Line, ReadError};
+use crate::schema::{Line, ReadError, part_path};
 
 /// Lines that may be unreadable before the first readable one; a recording begins with its session.
 const MAX_BAD_START: u64 = 1_000;
@@ -91,7 +88,8 @@ impl Recording {
         Ok(Self::new(path, Lines::open(path)?))
     }
 
-    fn new(path: &Path, lines: Lines) -> Self {
+    /// A recording from bytes; `path` names it and its continuations.
+    pub fn new(path: &Path, lines: Lines) -> Self {
         Self {
             path: path.to_owned(),
             lines,

@@ -12,12 +12,12 @@ pub use sink::{RecordError, open_private};
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use self::sink::{Sink, SinkError};
 use super::redact::Redactor;
-use super::schema::{Line, LineContext, SocketLine, hot};
+use super::schema::{Line, LineContext, SocketLine, hot, part_path};
 use crate::model::{End, Event, EventKind, Lost, Mono, Sample, SocketId, SocketUpdate, TcpState, Totals, WallClock};
 use crate::state::{Socket, Table};
 
@@ -415,14 +415,4 @@ fn fingerprint(s: &Socket) -> u64 {
     (&s.owners, s.orphaned, s.keepalive, s.flow, &s.remote_name).hash(&mut h);
     (s.netns, s.direction, s.mptcp, s.opened).hash(&mut h);
     h.finish() | 1
-}
-
-/// `FILE`, `FILE.1`, `FILE.2`, ...
-pub fn part_path(base: &Path, part: u32) -> PathBuf {
-    if part == 0 {
-        return base.to_owned();
-    }
-    let mut name = base.as_os_str().to_owned();
-    name.push(format!(".{part}"));
-    PathBuf::from(name)
 }

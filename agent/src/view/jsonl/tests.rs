@@ -1,4 +1,5 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
 
 use super::*;
 use crate::state::TableConfig;

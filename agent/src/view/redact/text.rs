@@ -264,7 +264,7 @@ fn is_host(word: &str) -> bool {
 fn looks_like_a_key(word: &str) -> bool {
     let lower = word.to_ascii_lowercase();
     let ours = OUR_PREFIXES.iter().any(|p| lower.starts_with(p));
-    let time = super::super::schema::Time::parse(word).is_some();
+    let time = crate::schema::Time::parse(word).is_some();
     let known_start = ["sk-", "ghp_", "gho_", "xox", "akia", "eyj", "glpat-", "npm_", "pypi-"];
     let digits = word.bytes().any(|b| b.is_ascii_digit());
     let letters = word.bytes().any(|b| b.is_ascii_alphabetic());

@@ -1,9 +1,13 @@
-use std::io::Cursor;
+//! What was recorded is what is read, whatever happened to the file in between.
 
-use super::*;
+use std::io::Cursor;
+use std::path::Path;
+
+use crate::model::{Event, EventKind, Mono};
+use crate::schema::{part_path, samples};
+use crate::source::replay::{Lines, Recording, Stats};
 use crate::state::{Table, TableConfig};
 use crate::view::jsonl::{Options, Recorder, Target};
-use crate::view::schema::samples;
 
 fn recorded() -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
@@ -30,7 +34,7 @@ fn read(bytes: Vec<u8>) -> (anyhow::Result<Vec<Event>>, Stats) {
             Err(e) => break Err(e),
         }
     };
-    (result, recording.stats.clone())
+    (result, recording.stats().clone())
 }
 
 #[test]

@@ -19,6 +19,8 @@ pub use read::ReadError;
 pub use wire::*;
 pub use write::LineContext;
 
+use std::path::{Path, PathBuf};
+
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -81,4 +83,14 @@ pub fn json_schema() -> serde_json::Value {
     let mut schema = schemars::schema_for!(Line<'static>);
     schema.insert("title".into(), SCHEMA.into());
     schema.into()
+}
+
+/// The files of a recording in parts: `FILE`, `FILE.1`, `FILE.2`, ...
+pub fn part_path(base: &Path, part: u32) -> PathBuf {
+    if part == 0 {
+        return base.to_owned();
+    }
+    let mut name = base.as_os_str().to_owned();
+    name.push(format!(".{part}"));
+    PathBuf::from(name)
 }
