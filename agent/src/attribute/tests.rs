@@ -132,8 +132,17 @@ fn samples_come_and_the_end_is_told_once() {
         events.iter().filter(|e| gone(e)).count()
     };
     // The first closer leaves a TIME_WAIT behind, which is no socket.
-    assert_eq!(ends(a.sample(later(60.0))), 1);
-    assert_eq!(ends(a.sample(later(120.0))), 0);
+    // Tests beside this one look at this process too and hold duplicates of its sockets for moments.
+    let mut told = 0;
+    for n in 0..1_000 {
+        told += ends(a.sample(later(60.0 * f64::from(n + 1))));
+        if told > 0 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(told, 1);
+    assert_eq!(ends(a.sample(later(100_000.0))), 0, "told once");
 }
 
 #[test]
