@@ -32,6 +32,7 @@ fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Probe(args) => commands::probe::run(args, signals::stop_flag()?, |_| None),
         Command::Keepalive(args) => commands::keepalive::run(args),
         Command::Close(args) => commands::close::run(args),
+        Command::Sockets(args) => commands::sockets::run(args),
         Command::Doctor(args) => commands::doctor::run(&args),
         Command::Schema => commands::schema::run(),
         Command::Completions(args) => commands::completions::run(&args),

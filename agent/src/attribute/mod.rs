@@ -9,7 +9,7 @@ mod discover;
 mod enrich;
 pub mod forecast;
 mod known;
-mod limits;
+pub mod limits;
 pub mod look;
 pub mod names;
 pub mod namespaces;

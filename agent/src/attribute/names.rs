@@ -38,6 +38,22 @@ impl Names {
         Self { destinations, addresses: HashMap::new() }
     }
 
+    /// Resolves everything now, for commands that take one look. Blocks for at most the look-up's timeout.
+    pub fn resolved(destinations: Vec<Destination>, now: Mono) -> Result<Self, String> {
+        let mut this = Self::new(destinations);
+        if this.has_names() {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(|e| format!("cannot start the resolver: {e}"))?;
+            let lookup = runtime.block_on(this.lookup());
+            // A resolver thread that still waits must not hold up the exit.
+            runtime.shutdown_background();
+            this.apply_first(lookup, now)?;
+        }
+        Ok(this)
+    }
+
     /// No `--dst`: everything is meant.
     pub fn is_empty(&self) -> bool {
         self.destinations.is_empty()

@@ -11,6 +11,7 @@ pub mod probe;
 pub mod replay;
 pub mod schema;
 mod select;
+pub mod sockets;
 
 use nix::sys::signal::{SigSet, Signal};
 

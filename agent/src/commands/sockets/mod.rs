@@ -1,0 +1,48 @@
+//! `agent sockets`: one look at every TCP socket of the targets.
+
+mod collect;
+mod lines;
+mod table;
+mod wrong;
+
+use std::io::{self, BufWriter, Write};
+
+use anyhow::Result;
+
+use crate::attribute::{Names, targets};
+use crate::cli::SocketsArgs;
+use crate::config;
+use crate::model::{Mono, WallClock};
+use collect::Collector;
+
+/// Prints a table, or one JSON line per socket as it comes from the kernel.
+pub fn run(args: SocketsArgs) -> Result<u8> {
+    let destinations = config::destinations(&args.destination)?;
+    let spec = config::targets(args.target, true)?;
+    let cgroup = targets::check(&spec).map_err(anyhow::Error::msg)?;
+    let now = Mono::now();
+    let names = Names::resolved(destinations, now).map_err(anyhow::Error::msg)?;
+    let mut collector = Collector::new(&spec, cgroup.as_deref(), names, now, !args.no_owners);
+    let mut out = BufWriter::with_capacity(256 * 1024, io::stdout().lock());
+    let written = if args.json {
+        let mut writer = lines::Writer::new(WallClock::read(), now);
+        collector.each(&mut |row| writer.write(&mut out, row))
+    } else {
+        let mut rows = Vec::new();
+        let collected = collector.each(&mut |row| {
+            rows.push(row.clone());
+            Ok(())
+        });
+        collected.and_then(|()| table::print(&mut out, rows))
+    };
+    let written = written.and_then(|()| out.flush());
+    match written {
+        // The reader has seen enough (`| head`).
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Ok(0),
+        other => other?,
+    }
+    for limit in collector.limits() {
+        eprintln!("agent: {limit}");
+    }
+    Ok(0)
+}
