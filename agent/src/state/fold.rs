@@ -77,16 +77,19 @@ fn enter(s: &mut Socket, at: Mono, to: TcpState) {
             if matches!(from, Some(TcpState::SynSent | TcpState::SynRecv)) {
                 s.activity.established_at = Some(at);
             }
-            s.activity.last_heard = s.activity.last_heard.max(Some(at));
+            // A state at first sight may be hours old: only a change says that something was heard now.
+            if from.is_some() {
+                s.activity.last_heard = s.activity.last_heard.max(Some(at));
+            }
             s.gives_up_at = None;
         }
-        TcpState::CloseWait => fin_received(s, at),
+        TcpState::CloseWait => fin_received(s, at, from.is_some()),
         TcpState::Closing => {
-            fin_received(s, at);
+            fin_received(s, at, from.is_some());
             s.activity.app_closed_at = s.activity.app_closed_at.or(Some(at));
         }
         TcpState::FinWait1 | TcpState::LastAck => s.activity.app_closed_at = s.activity.app_closed_at.or(Some(at)),
-        TcpState::TimeWait if from == Some(TcpState::FinWait2) => fin_received(s, at),
+        TcpState::TimeWait if from == Some(TcpState::FinWait2) => fin_received(s, at, true),
         TcpState::Close => {
             s.closed_at = Some(at);
             s.gives_up_at = None;
@@ -95,7 +98,8 @@ fn enter(s: &mut Socket, at: Mono, to: TcpState) {
     }
 }
 
-fn fin_received(s: &mut Socket, at: Mono) {
+/// `seen`: the FIN came now; otherwise the socket was found so, and it came some time before.
+fn fin_received(s: &mut Socket, at: Mono, seen: bool) {
     if s.activity.fin_received.is_none() {
         let last = s.activity.last_data_received.max(s.activity.last_sent);
         s.activity.idle_at_fin = last.map(|t| at.since(t));
@@ -104,7 +108,9 @@ fn fin_received(s: &mut Socket, at: Mono) {
                 && s.tcp.bytes_sent.is_none_or(|b| b > 0);
         s.activity.bytes_sent_at_fin = s.tcp.bytes_sent;
         s.activity.fin_received = Some(at);
-        s.activity.last_heard = s.activity.last_heard.max(Some(at));
+        if seen {
+            s.activity.last_heard = s.activity.last_heard.max(Some(at));
+        }
     }
 }
 
@@ -544,4 +550,28 @@ pub(super) fn action(s: &mut Socket, at: Mono, a: &ActionRecord) {
         text.push_str(&format!(" ({why})"));
     }
     s.note(at, HistoryKind::Action, text);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{SocketId, TcpMetrics};
+
+    #[test]
+    fn a_socket_that_was_open_before_keeps_its_idle_time() {
+        let found = Mono::from_secs_f64(1_000.0);
+        for state in [TcpState::Established, TcpState::CloseWait] {
+            let mut s = Socket::new(SocketId(1), found);
+            update(&mut s, found, &SocketUpdate { state: Some(state), ..SocketUpdate::default() });
+            let tcp = TcpMetrics {
+                last_sent_ms: Some(302_000),
+                last_received_ms: Some(301_000),
+                last_ack_ms: Some(301_500),
+                bytes_received: Some(5),
+                ..TcpMetrics::default()
+            };
+            sample(&mut s, found, &Sample { socket: SocketId(1), state, tcp, gives_up_in: None });
+            assert_eq!(s.idle(found), Some(Duration::from_secs(301)), "{state}");
+        }
+    }
 }

@@ -81,50 +81,44 @@ fn finding(
     let theme = ui.theme();
     let severity = Severity::of(f);
     let style = theme.severity(severity);
-    let right = remedy(ui, snapshot, f, index);
-    let right_width = right.iter().map(Span::width).sum::<usize>() + 2;
     let lead = 3 + CODE + if width < NARROW { 0 } else { CONFIDENCE };
-    // The remedy beside the first line must not squeeze the answer.
-    let with_right = width > lead + 40 + right_width;
     let room = width.saturating_sub(lead + 1);
-    let first_room = if with_right { room - right_width } else { room };
-    let sentence = text::safe(&f.summary);
-    let mut parts = text::wrap(&sentence, first_room);
-    if parts.len() > 1 && first_room < room {
-        let rest = parts.split_off(1).join(" ");
-        parts.extend(text::wrap(&rest, room));
-    }
+    let mut parts = text::wrap(&text::safe(&f.summary), room);
     if parts.len() > max {
         parts.truncate(max);
         if let Some(last) = parts.last_mut() {
             *last = format!("{}…", text::cut(last, room.saturating_sub(1)).trim_end_matches('…'));
         }
     }
+    // Beside the last line, as far as it does not squeeze the answer.
+    let free = room.saturating_sub(parts.last().map_or(0, |l| text::width(l)) + 2);
+    let remedy = remedy(ui, snapshot, f, index, free);
+    let last = parts.len() - 1;
     parts
         .into_iter()
         .enumerate()
         .map(|(i, part)| {
-            if i > 0 {
-                return Line::from(vec![Span::raw(" ".repeat(lead)), Span::raw(part)]);
-            }
-            let left = vec![
-                Span::styled(format!(" {} ", severity.shape()), style),
-                Span::styled(text::left(f.code.name(), CODE), style.patch(theme.strong())),
-                Span::styled(text::left(f.confidence.name(), lead - 3 - CODE), theme.faint()),
-                Span::raw(part),
-            ];
-            split(left, if with_right { right.clone() } else { Vec::new() }, width)
+            let mut left = if i > 0 {
+                vec![Span::raw(" ".repeat(lead))]
+            } else {
+                vec![
+                    Span::styled(format!(" {} ", severity.shape()), style),
+                    Span::styled(text::left(f.code.name(), CODE), style.patch(theme.strong())),
+                    Span::styled(text::left(f.confidence.name(), lead - 3 - CODE), theme.faint()),
+                ]
+            };
+            left.push(Span::raw(part));
+            split(left, if i == last { remedy.clone() } else { Vec::new() }, width)
         })
         .collect()
 }
 
-/// What the user can do about it right here, and how long it still takes by itself.
-fn remedy(ui: &UiState, snapshot: &Snapshot, f: &Finding, index: usize) -> Vec<Span<'static>> {
+/// How long it still takes by itself, and what the user can do about it right here: as much as fits into `room`.
+fn remedy(ui: &UiState, snapshot: &Snapshot, f: &Finding, index: usize, room: usize) -> Vec<Span<'static>> {
     let theme = ui.theme();
-    let mut spans = Vec::new();
+    let mut parts: Vec<Vec<Span<'static>>> = Vec::new();
     if let Some(t) = ui.rows.finding_gives_up(index).filter(|_| f.gives_up_in_s.is_some()) {
-        spans.push(Span::styled(format!("{} left", text::duration(t.since(snapshot.at))), theme.bad()));
-        spans.push(Span::raw("  "));
+        parts.push(vec![Span::styled(format!("{} left", text::duration(t.since(snapshot.at))), theme.bad())]);
     }
     if !ui.is_replay() {
         let keys: &[(&str, &str)] = match f.code {
@@ -133,10 +127,25 @@ fn remedy(ui: &UiState, snapshot: &Snapshot, f: &Finding, index: usize) -> Vec<S
             Code::CloseWaitLeak => &[("x", "close")],
             _ => &[],
         };
-        for (key, word) in keys {
-            spans.push(Span::styled(*key, theme.key()));
-            spans.push(Span::styled(format!(" {word} "), theme.faint()));
+        parts.extend(
+            keys.iter().map(|(key, word)| {
+                vec![Span::styled(*key, theme.key()), Span::styled(format!(" {word}"), theme.faint())]
+            }),
+        );
+    }
+    let mut spans: Vec<Span<'static>> = Vec::new();
+    let mut used = 1;
+    for part in parts {
+        let w: usize = part.iter().map(Span::width).sum::<usize>() + 2;
+        if used + w > room {
+            break;
         }
+        used += w;
+        spans.push(Span::raw("  "));
+        spans.extend(part);
+    }
+    if !spans.is_empty() {
+        spans.push(Span::raw(" "));
     }
     spans
 }
@@ -149,6 +158,14 @@ pub fn draw_summary(ui: &UiState, snapshot: &Snapshot, area: Rect, buffer: &mut 
 
 /// A finding in full: for the findings screen and the detail screen.
 pub fn document(d: &mut Document, f: &Finding, ui: &UiState, snapshot: &Snapshot) {
+    document_head(d, f, ui, snapshot);
+    let about = format!("{}{}", text::plural(f.sockets.len(), "socket"), about(ui, f));
+    d.paragraph(3, "", ui.theme().plain(), &about, ui.theme().faint());
+    d.paragraph(3, "", ui.theme().plain(), &f.summary, ui.theme().strong());
+    document_body(d, f, ui, snapshot);
+}
+
+pub fn document_head(d: &mut Document, f: &Finding, ui: &UiState, snapshot: &Snapshot) {
     let theme = ui.theme();
     let severity = Severity::of(f);
     let style = theme.severity(severity);
@@ -158,9 +175,12 @@ pub fn document(d: &mut Document, f: &Finding, ui: &UiState, snapshot: &Snapshot
         Span::styled(f.code.name(), style.patch(theme.strong())),
         Span::styled(format!("  {}, since {}", f.confidence.name(), clock.local_time(f.opened)), theme.faint()),
     ]));
-    let about = format!("{}{}", text::plural(f.sockets.len(), "socket"), about(ui, f));
-    d.paragraph(3, "", theme.plain(), &about, theme.faint());
-    d.paragraph(3, "", theme.plain(), &f.summary, theme.strong());
+}
+
+/// Evidence, rivals, advice.
+pub fn document_body(d: &mut Document, f: &Finding, ui: &UiState, snapshot: &Snapshot) {
+    let theme = ui.theme();
+    let clock = snapshot.clock;
     let section = |d: &mut Document, title: &str| {
         d.gap();
         d.line(Line::styled(format!("   {title}"), theme.faint()));

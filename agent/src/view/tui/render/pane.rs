@@ -35,7 +35,7 @@ pub fn draw(ui: &UiState, snapshot: &Snapshot, area: Rect, buffer: &mut Buffer) 
     let below = Rect { y: area.y + 1, height: area.height - 1, ..area };
     match finding {
         Some(f) if area.width >= WIDE && below.height >= 6 => {
-            let left = Rect { width: area.width * 2 / 5, ..below };
+            let left = Rect { width: area.width * 9 / 20, ..below };
             let right = Rect { x: left.right() + 2, width: area.width - left.width - 2, ..below };
             story(s, snapshot.clock, theme, left, buffer);
             in_full(ui, snapshot, f, right, buffer);
@@ -63,7 +63,12 @@ fn story(s: &Socket, clock: WallClock, theme: Theme, area: Rect, buffer: &mut Bu
 /// The finding beside the story, where there is room for it.
 fn in_full(ui: &UiState, snapshot: &Snapshot, f: &Finding, area: Rect, buffer: &mut Buffer) {
     let mut d = Document::new(area.width, ui.theme());
-    super::findings::document(&mut d, f, ui, snapshot);
+    super::findings::document_head(&mut d, f, ui, snapshot);
+    // What stands above the table already is not said twice.
+    if !super::findings::summary(ui, snapshot, ui.area).iter().any(|(_, id)| *id == Some(f.id)) {
+        d.paragraph(3, "", ui.theme().plain(), &f.summary, ui.theme().strong());
+    }
+    super::findings::document_body(&mut d, f, ui, snapshot);
     for (y, l) in d.lines.iter().enumerate() {
         put(buffer, area, y as u16, l);
     }
@@ -120,10 +125,9 @@ fn story_lines(s: &Socket, clock: WallClock, theme: Theme, width: usize) -> Vec<
     let mut lines = Vec::new();
     for run in all.chunk_by(|a, b| a.kind == HistoryKind::Retransmit && b.kind == HistoryKind::Retransmit) {
         let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
-        let text = match run.len() {
-            1 => first.text.clone(),
-            2 => format!("{} … {}", first.text, last.text),
-            n => format!("{} … {} · {n} in {}", first.text, last.text, text::duration(last.at.since(first.at))),
+        let text = match run {
+            [one] => one.text.clone(),
+            _ => format!("{} … {} in {}", first.text, last.text, text::duration(last.at.since(first.at))),
         };
         lines.push(Line::from(vec![
             Span::styled(format!("   {}  ", clock.local_time_ms(first.at)), theme.faint()),

@@ -75,7 +75,10 @@ pub fn columns(width: u16) -> Columns {
     ]
     .into_iter();
     let room = loop {
-        let used: u16 = list.iter().map(|c| width_of(*c, narrow, spark) + gap).sum::<u16>() - gap + prefix(narrow);
+        // Where there is room, the last column keeps off the edge.
+        let margin = if narrow { 0 } else { 1 };
+        let widths: u16 = list.iter().map(|c| width_of(*c, narrow, spark) + gap).sum();
+        let used = widths - gap + prefix(narrow) + margin;
         let room = width.saturating_sub(used);
         if room >= want {
             break room;
@@ -123,7 +126,6 @@ fn is_right(column: Column) -> bool {
 }
 
 pub fn draw(ui: &UiState, snapshot: &Snapshot, body: Body, buffer: &mut Buffer) {
-    let theme = ui.theme();
     let columns = columns(body.titles.width);
     put(buffer, body.titles, 0, &titles(ui, &columns));
     if ui.rows.is_empty() {

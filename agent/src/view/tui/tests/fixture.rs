@@ -21,8 +21,10 @@ pub fn ago(seconds: f64) -> Mono {
     NOW.minus(Duration::from_secs_f64(seconds))
 }
 
+/// The present is 12:41:05 in whichever time zone the test runs.
 fn clock() -> WallClock {
-    WallClock::new(1_795_437_665_000_000_000, NOW)
+    let here = jiff::civil::date(2026, 11, 23).at(12, 41, 5, 0).to_zoned(jiff::tz::TimeZone::system());
+    WallClock::new(here.expect("a time").timestamp().as_nanosecond(), NOW)
 }
 
 pub fn session() -> Session {
