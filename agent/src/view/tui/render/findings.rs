@@ -18,6 +18,7 @@ const CODE: usize = 17;
 const CONFIDENCE: usize = 10;
 /// Below this the confidence would leave no room for the answer.
 const NARROW: usize = 72;
+const HANGING: usize = 100;
 
 /// Lines above the table, each with the finding that it belongs to.
 pub fn summary(ui: &UiState, snapshot: &Snapshot, area: Rect) -> Vec<(Line<'static>, Option<u64>)> {
@@ -35,8 +36,8 @@ pub fn summary(ui: &UiState, snapshot: &Snapshot, area: Rect) -> Vec<(Line<'stat
         if left == 0 {
             break;
         }
-        // Each finding is worth a line before any gets a second one; the first gets it first.
-        let others = (total - i - 1).min(left - 1);
+        // The first is the answer: it may take a second line before the last ones get one; else each gets one first.
+        let others = (total - i - 1).min(left - if i == 0 { left.min(2) } else { 1 });
         let mut own = finding(ui, snapshot, f, i, width, left - others);
         let hidden = total - i - 1;
         if left == own.len() && hidden > 0 {
@@ -83,13 +84,23 @@ fn finding(
     let style = theme.severity(severity);
     let lead = 3 + CODE + if width < NARROW { 0 } else { CONFIDENCE };
     let room = width.saturating_sub(lead + 1);
-    let mut parts = text::wrap(&text::safe(&f.summary), room);
+    let sentence = text::safe(&f.summary);
+    let mut parts = text::wrap(&sentence, room);
+    // A narrow screen has no room for aligning the second line with the first.
+    let hanging = if width < HANGING { 3 } else { lead };
+    let rest_room = width.saturating_sub(hanging + 1);
+    if parts.len() > 1 && hanging < lead {
+        let rest = parts.split_off(1).join(" ");
+        parts.extend(text::wrap(&rest, rest_room));
+    }
     if parts.len() > max {
         parts.truncate(max);
         if let Some(last) = parts.last_mut() {
+            let room = if max > 1 { rest_room } else { room };
             *last = format!("{}…", text::cut(last, room.saturating_sub(1)).trim_end_matches('…'));
         }
     }
+    let room = if parts.len() > 1 { rest_room } else { room };
     // Beside the last line, as far as it does not squeeze the answer.
     let free = room.saturating_sub(parts.last().map_or(0, |l| text::width(l)) + 2);
     let remedy = remedy(ui, snapshot, f, index, free);
@@ -99,7 +110,7 @@ fn finding(
         .enumerate()
         .map(|(i, part)| {
             let mut left = if i > 0 {
-                vec![Span::raw(" ".repeat(lead))]
+                vec![Span::raw(" ".repeat(hanging))]
             } else {
                 vec![
                     Span::styled(format!(" {} ", severity.shape()), style),

@@ -44,7 +44,7 @@ pub fn findings_max(area: Rect) -> u16 {
     match area.height {
         0..12 => 1,
         12..20 => 2,
-        20..30 => 3,
+        20..30 => 4,
         30..44 => 5,
         _ => 7,
     }
