@@ -137,12 +137,22 @@ pub struct ObserveArgs {
     /// A line for a person on stderr every so often, without a screen
     #[arg(long, value_name = "TIME", value_parser = parse_duration)]
     pub interval_report: Option<Duration>,
-    /// Run this command for each finding opened or closed (the finding as JSON on its stdin)
+    /// Run this command when an alert begins and when it ends (the finding as JSON on its stdin, and in AGENT_FINDING)
     #[arg(long, value_name = "CMD")]
     pub on_finding: Option<String>,
-    /// POST each finding opened or closed as JSON to this URL
+    /// POST the finding as JSON to this URL when an alert begins and when it ends
     #[arg(long, value_name = "URL")]
     pub webhook: Option<String>,
+    /// Alert on these findings (e.g. idle-path-dead,stale-reuse) once they are at least likely, instead of on incidents
+    /// (reset-wave) for which the alert rule holds
+    #[arg(long, value_name = "CODES", value_delimiter = ',')]
+    pub alert_on: Vec<String>,
+    /// Alert rule: failed connections or resets a minute, per destination ...
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub alert_rate: u32,
+    /// ... over this time
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "3m")]
+    pub alert_window: Duration,
     /// Thresholds of the rules (TOML; see docs/FINDINGS.md)
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,

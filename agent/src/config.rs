@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::cli::{BackendChoice, DestinationArgs, ObserveArgs, RunArgs, TargetArgs, WatchArgs};
+use crate::model::Code;
+use crate::view::alert::{AlertOn, AlertRule};
 
 /// What the machine is like, read once by the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +45,7 @@ pub struct WatchConfig {
     pub targets: TargetSpec,
     /// As written; parsed and resolved by `attribute`.
     pub destinations: Vec<crate::attribute::Destination>,
+    pub destination_texts: Vec<String>,
     /// The command of `agent run`, started once everything is attached.
     pub command: Vec<std::ffi::OsString>,
     pub screen: bool,
@@ -60,6 +63,8 @@ pub struct WatchConfig {
     pub interval_report: Option<Duration>,
     pub on_finding: Option<String>,
     pub webhook: Option<String>,
+    pub alert_on: AlertOn,
+    pub alert_rule: AlertRule,
     pub thresholds_file: Option<PathBuf>,
     pub idle_threshold: Option<Duration>,
     pub wave_window: Option<Duration>,
@@ -167,11 +172,13 @@ fn observe(
     if args.provenance && args.backend == BackendChoice::SockDiag {
         return Err(UsageError("--provenance needs kernel programs; leave out --backend sock-diag".into()));
     }
+    let alert_on = alert_on(&args.alert_on)?;
     // The one per-packet program costs every process in the cgroup: by default only where a target was named.
     let provenance = !args.no_provenance && (args.provenance || !targets.all);
     Ok(WatchConfig {
         targets,
         destinations,
+        destination_texts: args.destination.destinations,
         command,
         screen,
         output,
@@ -188,10 +195,31 @@ fn observe(
         interval_report: args.interval_report,
         on_finding: args.on_finding,
         webhook: args.webhook,
+        alert_on,
+        alert_rule: AlertRule { per_minute: args.alert_rate, window: args.alert_window },
         thresholds_file: args.config,
         idle_threshold: args.idle_threshold,
         wave_window: args.wave_window,
     })
+}
+
+fn alert_on(codes: &[String]) -> Result<AlertOn, UsageError> {
+    if codes.is_empty() {
+        return Ok(AlertOn::Incidents);
+    }
+    if codes == ["all"] {
+        return Ok(AlertOn::Codes(Code::ALL.to_vec()));
+    }
+    let codes: Result<Vec<Code>, UsageError> = codes
+        .iter()
+        .map(|c| {
+            Code::from_name(c).ok_or_else(|| {
+                let known: Vec<&str> = Code::ALL.iter().map(|c| c.name()).collect();
+                UsageError(format!("--alert-on '{c}' is no finding; there are: all, {}", known.join(", ")))
+            })
+        })
+        .collect();
+    codes.map(AlertOn::Codes)
 }
 
 #[cfg(test)]

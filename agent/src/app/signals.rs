@@ -22,6 +22,15 @@ pub enum Ended {
 }
 
 impl Ended {
+    /// To hand on to a child.
+    pub fn signal(self) -> rustix::process::Signal {
+        match self {
+            Self::Interrupted => rustix::process::Signal::INT,
+            Self::Terminated => rustix::process::Signal::TERM,
+            Self::HungUp => rustix::process::Signal::HUP,
+        }
+    }
+
     /// The `reason` of the `end` line.
     pub fn reason(self) -> &'static str {
         match self {

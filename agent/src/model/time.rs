@@ -69,6 +69,11 @@ impl WallClock {
         jiff::Timestamp::from_nanosecond(self.offset_ns + i128::from(t.0)).unwrap_or(jiff::Timestamp::MIN)
     }
 
+    /// Whole seconds of Unix time.
+    pub fn unix_seconds(&self, t: Mono) -> i64 {
+        self.timestamp(t).as_second()
+    }
+
     /// RFC 3339, UTC, nanoseconds: the `time` of the JSON contract.
     pub fn rfc3339(&self, t: Mono) -> String {
         format!("{:.9}", self.timestamp(t))

@@ -1,0 +1,297 @@
+//! The middle of a watch: events through attribution into the state, findings out of it, everything to the outlets.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+use super::feed::Feed;
+use super::outlets::Outlets;
+use crate::attribute::{Attribution, Lookup};
+use crate::config::WatchConfig;
+use crate::diagnose::{Engine, Thresholds};
+use crate::model::{End, Event, EventKind, Mono, SocketId, SocketUpdate, WallClock};
+use crate::state::{Snapshot, Table, TableConfig};
+
+/// Actions whose outcome is not yet taken in.
+const ACTIONS: usize = 16;
+/// Notes kept for the end of the run.
+const NOTES: usize = 32;
+/// After a child or the last target ended: how long its sockets may still have something to say.
+const LAST_WORDS: Duration = Duration::from_millis(30);
+
+pub struct Live {
+    pub clock: WallClock,
+    started: Mono,
+    table: Table,
+    attribution: Attribution,
+    engine: Engine,
+    kernel_counts: bool,
+    done: (Sender<Vec<Event>>, Receiver<Vec<Event>>),
+    notes: Vec<String>,
+    limits_said: usize,
+    told: BTreeSet<u32>,
+    findings: u64,
+    over: bool,
+}
+
+impl Live {
+    pub fn new(config: &WatchConfig, attribution: Attribution, clock: WallClock, started: Mono) -> Result<Self> {
+        let table = Table::new(TableConfig { max_sockets: config.max_sockets as usize, ..TableConfig::default() });
+        Ok(Self {
+            clock,
+            started,
+            table,
+            attribution,
+            engine: Engine::new(thresholds(config)?),
+            kernel_counts: false,
+            done: channel(ACTIONS),
+            notes: Vec::new(),
+            limits_said: 0,
+            told: BTreeSet::new(),
+            findings: 0,
+            over: false,
+        })
+    }
+
+    /// One event, complete: into the state, then to the outlets.
+    pub fn take(&mut self, event: Event, outlets: &mut Outlets) {
+        self.table.apply(&event);
+        outlets.event(&event, &self.table, &self.clock);
+        if let EventKind::Action(a) = &event.kind {
+            self.attribution.reread_keepalive(a.socket);
+        }
+    }
+
+    pub fn take_all(&mut self, events: Vec<Event>, outlets: &mut Outlets) {
+        for event in events {
+            self.take(event, outlets);
+        }
+        self.diagnose(outlets);
+    }
+
+    /// Events as the source gave them: attributed first.
+    pub fn take_live(&mut self, batch: &mut Vec<Event>, feed: &mut Feed, outlets: &mut Outlets) {
+        let mut complete = Vec::with_capacity(batch.len() + 4);
+        for event in batch.drain(..) {
+            if let EventKind::Lost(_) = event.kind {
+                complete.push(event);
+            } else {
+                self.attribution.enrich(event, &mut complete);
+            }
+        }
+        self.introduce(feed);
+        self.take_all(complete, outlets);
+        outlets.flush(self);
+    }
+
+    /// Once a sample period: what polling brings, exact counts, what was lost, what time alone decides.
+    pub fn tick(&mut self, feed: &mut Feed, outlets: &mut Outlets) {
+        let now = Mono::now();
+        let found = self.attribution.refresh(now);
+        feed.know(&self.attribution);
+        for event in found {
+            self.take(event, outlets);
+        }
+        self.sample(feed, outlets);
+        self.table.expire(now);
+        outlets.learner.retain(|id| self.table.get(id).is_some());
+        self.say_limits();
+        self.over = self.attribution.all_gone();
+        self.diagnose(outlets);
+        outlets.tick(now, self);
+    }
+
+    /// tcp_info of all sockets, exact counts and losses.
+    pub fn sample(&mut self, feed: &mut Feed, outlets: &mut Outlets) {
+        let now = Mono::now();
+        for event in self.attribution.sample(now) {
+            self.take(event, outlets);
+        }
+        self.count(now, feed, outlets);
+    }
+
+    /// The kernel's exact counts over what the detail gave, and what of the detail was lost.
+    fn count(&mut self, now: Mono, feed: &mut Feed, outlets: &mut Outlets) {
+        let lost = feed.lost();
+        if lost.total() > 0 {
+            self.take(Event { at: now, kind: EventKind::Lost(lost) }, outlets);
+        }
+        for (id, counters, destroyed) in feed.counters() {
+            let known = self.table.get(id).is_some_and(|s| s.counters == counters && (!destroyed || s.is_closed()));
+            if known || self.table.get(id).is_none() {
+                continue;
+            }
+            let update = SocketUpdate { id: Some(id), counters: Some(counters), destroyed, ..SocketUpdate::default() };
+            self.take(Event { at: now, kind: EventKind::Socket(Box::new(update)) }, outlets);
+        }
+        if let Some(t) = feed.totals() {
+            self.kernel_counts = true;
+            self.table.set_totals(t.retransmits, t.resets_received, t.resets_sent);
+        }
+    }
+
+    /// New processes and sockets that an event made known must be watched by the kernel side too.
+    fn introduce(&mut self, feed: &mut Feed) {
+        let pids: BTreeSet<u32> = self.attribution.pids().collect();
+        if pids != self.told {
+            self.told = pids;
+            feed.know(&self.attribution);
+        }
+    }
+
+    fn diagnose(&mut self, outlets: &mut Outlets) {
+        let changed = self.table.take_changed();
+        outlets.learn(&changed, &self.table, &self.clock);
+        let now = Mono::now();
+        for finding in self.engine.evaluate(now, &self.table, &changed) {
+            self.findings += u64::from(finding.opened == now || finding.evidence.is_empty());
+            let event = Event { at: now, kind: EventKind::Finding(Box::new(finding)) };
+            self.take(event, outlets);
+        }
+        // The findings' own notes in the sockets' histories are no change to look at again.
+        self.table.take_changed();
+    }
+
+    /// Fetches what is still in the ring, for a moment after the end of what was watched.
+    pub async fn drain(&mut self, feed: &mut Feed, outlets: &mut Outlets) {
+        let until = tokio::time::Instant::now() + LAST_WORDS;
+        let mut batch = Vec::new();
+        while tokio::time::Instant::now() < until {
+            if feed.poll(&mut batch) {
+                self.take_live(&mut batch, feed, outlets);
+            } else {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+    }
+
+    /// The last counts and the `end` event.
+    pub fn finish(&mut self, feed: &mut Feed, outlets: &mut Outlets, reason: &str) {
+        let mut batch = Vec::new();
+        // Bounded: a storm goes on while we leave.
+        for _ in 0..64 {
+            if !feed.poll(&mut batch) {
+                break;
+            }
+            self.take_live(&mut batch, feed, outlets);
+        }
+        let now = Mono::now();
+        self.count(now, feed, outlets);
+        let mut totals = self.table.totals();
+        totals.findings = self.engine.opened_total();
+        let end = End { reason: reason.into(), duration: now.since(self.started), totals };
+        self.take(Event { at: now, kind: EventKind::End(Box::new(end)) }, outlets);
+    }
+
+    pub fn snapshot(&self) -> Snapshot {
+        self.table.snapshot(Mono::now(), self.clock, self.engine.open())
+    }
+
+    pub fn revision(&self) -> u64 {
+        self.table.revision()
+    }
+
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    pub fn attribution(&self) -> &Attribution {
+        &self.attribution
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.over
+    }
+
+    pub fn say_over(&mut self) {
+        self.note("every watched process has ended".into());
+    }
+
+    pub fn follows_names(&self) -> bool {
+        self.attribution.names().has_names()
+    }
+
+    pub fn lookup(&self) -> impl Future<Output = Lookup> + Send + 'static {
+        self.attribution.names().lookup()
+    }
+
+    pub fn follow(&mut self, answers: Lookup, feed: &mut Feed) {
+        if self.attribution.apply_lookup(answers, Mono::now())
+            && let Err(e) = feed.set_destinations(self.attribution.names())
+        {
+            self.note(format!("the new addresses could not be given to the kernel's filter: {e:#}"));
+        }
+    }
+
+    /// Something a person should know; shown at the end, each once.
+    pub fn note(&mut self, text: String) {
+        if self.notes.len() < NOTES && !self.notes.contains(&text) {
+            self.notes.push(text);
+        }
+    }
+
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// Limits that came up after the start (a process that may not be looked into, a full table).
+    fn say_limits(&mut self) {
+        let limits = self.attribution.limits();
+        if limits.len() > self.limits_said {
+            self.limits_said = limits.len();
+            for l in limits {
+                self.note(l);
+            }
+        }
+    }
+
+    /// Carries an intent out on a thread; its records come through [`Self::action_done`].
+    pub fn act(&mut self, intent: crate::action::Intent) {
+        let tell = self.done.0.clone();
+        tokio::task::spawn_blocking(move || {
+            let mut ledger = crate::action::Ledger::open().ok();
+            let outcome = crate::action::perform(&intent, ledger.as_mut());
+            let events: Vec<Event> = outcome.events(Mono::now()).collect();
+            let _ = tell.blocking_send(events);
+        });
+    }
+
+    /// Cancel-safe.
+    pub async fn action_done(&mut self) -> Vec<Event> {
+        self.done.1.recv().await.unwrap_or_default()
+    }
+
+    pub fn pids_of(&self, ids: &[SocketId]) -> BTreeSet<u32> {
+        ids.iter().filter_map(|id| self.table.get(*id)).flat_map(|s| s.owners.iter().map(|o| o.pid)).collect()
+    }
+
+    pub fn open_findings(&self) -> Vec<Arc<crate::model::Finding>> {
+        self.engine.open()
+    }
+
+    pub fn started(&self) -> Mono {
+        self.started
+    }
+}
+
+fn thresholds(config: &WatchConfig) -> Result<Thresholds> {
+    let mut t = match &config.thresholds_file {
+        Some(path) => {
+            let text =
+                std::fs::read_to_string(path).with_context(|| format!("cannot read --config {}", path.display()))?;
+            Thresholds::from_toml(&text).map_err(|e| anyhow::anyhow!("--config {}: {e}", path.display()))?
+        }
+        None => Thresholds::default(),
+    };
+    if let Some(d) = config.idle_threshold {
+        t.idle_threshold = d;
+    }
+    if let Some(d) = config.wave_window {
+        t.wave_window = d;
+    }
+    t.check().map_err(anyhow::Error::msg)?;
+    Ok(t)
+}
