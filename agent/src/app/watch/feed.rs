@@ -1,44 +1,82 @@
 //! Where live events come from: kernel programs where they can be had, else nothing but polling.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::attribute::{Attribution, Names};
 use crate::config::WatchConfig;
-use crate::model::{Counters, Event, Hook, Lost, SocketId};
-use crate::source::ebpf::{EbpfSource, KernelTotals, Options};
+use crate::model::{Event, Flow, Hook, Lost, Mono, SocketId};
+use crate::source::ebpf::klog::KernelLog;
+use crate::source::ebpf::{EbpfSource, Fork, KernelTotals, Loaded, Options, load, tracefs};
 
 pub struct Feed {
-    kernel: Option<EbpfSource>,
+    kernel: Option<Box<EbpfSource>>,
     hooks: Vec<Hook>,
     limits: Vec<String>,
+    tree: bool,
+    /// What the kernel side was told already.
+    pids: BTreeSet<u32>,
+    sockets: BTreeSet<SocketId>,
+    listeners: BTreeSet<(u32, u16)>,
+    lost: bool,
 }
 
 impl Feed {
+    /// Loads and attaches what this machine allows; with `--backend` a failure is one.
     pub fn attach(config: &WatchConfig, names: &Names) -> Result<Self> {
+        let prefixes = (!names.is_empty()).then(|| names.prefixes());
         let options = Options {
             backend: config.backend,
             all: config.targets.all,
             pids: config.targets.pids.iter().map(|p| (*p, config.targets.tree)).collect(),
             tree: config.targets.tree,
-            destinations: (!names.is_empty()).then(|| names.prefixes()),
+            destinations: prefixes,
             provenance: if config.provenance { cgroups(config) } else { Vec::new() },
             kernel_log: config.kernel_log,
             ring_size: config.ring_size,
             max_sockets: config.max_sockets,
         };
-        let loaded = crate::source::ebpf::load(&options)?;
-        let mut limits = loaded.limits;
-        let mut hooks = loaded.hooks;
-        if loaded.source.is_none() {
-            hooks.push(Hook { name: "sock_diag".into(), backend: "sock_diag".into(), attached: true, why_not: None });
-            limits.push(format!(
-                "polling sock_diag every {} ms: resets and retransmits between two looks are seen only by their traces",
-                config.sample.as_millis()
-            ));
+        let mut feed = Self {
+            kernel: None,
+            hooks: Vec::new(),
+            limits: Vec::new(),
+            tree: config.targets.tree,
+            pids: config.targets.pids.iter().copied().collect(),
+            sockets: BTreeSet::new(),
+            listeners: BTreeSet::new(),
+            lost: false,
+        };
+        match EbpfSource::load(&options)? {
+            Loaded::Source(source) => {
+                feed.hooks = source.hooks().to_vec();
+                feed.limits = source.limits().to_vec();
+                if config.provenance && options.provenance.is_empty() {
+                    feed.limits.push(
+                        "no cgroup2 is mounted, so packets cannot be looked at: who sent a RST stays unknown where the \
+                         socket's own facts do not tell (mount -t cgroup2 none /sys/fs/cgroup)"
+                            .into(),
+                    );
+                }
+                feed.kernel = Some(source);
+            }
+            Loaded::Polling { hooks, limits } => {
+                feed.hooks = hooks;
+                feed.hooks.push(Hook {
+                    name: "sock_diag".into(),
+                    backend: "sock_diag".into(),
+                    attached: true,
+                    why_not: None,
+                });
+                feed.limits = limits;
+                feed.limits.push(format!(
+                    "polling sock_diag every {} ms: what happens between two looks is seen only by its traces",
+                    config.sample.as_millis()
+                ));
+            }
         }
-        Ok(Self { kernel: loaded.source, hooks, limits })
+        Ok(feed)
     }
 
     pub fn hooks(&self) -> &[Hook] {
@@ -49,30 +87,56 @@ impl Feed {
         &self.limits
     }
 
-    /// Tells the kernel side whose sockets to watch; safe to repeat.
-    pub fn know(&mut self, attribution: &Attribution) {
-        let Some(kernel) = &mut self.kernel else { return };
-        kernel.know(attribution.pids(), attribution.sockets().map(known), attribution.listeners());
+    /// Tells the kernel side whose sockets to watch, as far as it does not know yet.
+    pub fn know(&mut self, attribution: &Attribution) -> Result<()> {
+        let Some(kernel) = &mut self.kernel else { return Ok(()) };
+        let pids: BTreeSet<u32> = attribution.pids().collect();
+        for pid in pids.difference(&self.pids) {
+            kernel.add_pid(*pid, self.tree)?;
+        }
+        for pid in self.pids.difference(&pids) {
+            kernel.remove_pid(*pid)?;
+        }
+        self.pids = pids;
+        let mut present = BTreeSet::new();
+        for k in attribution.sockets().filter(|k| k.gone.is_none()) {
+            present.insert(k.id);
+            if !self.sockets.contains(&k.id) {
+                kernel.add_socket(k.id, k.flow.filter(connected), k.total_retransmits)?;
+            }
+        }
+        self.sockets = present;
+        for (netns, port) in attribution.listeners() {
+            if self.listeners.insert((netns, port)) {
+                kernel.add_listener(netns, port)?;
+            }
+        }
+        Ok(())
     }
 
     pub fn set_destinations(&mut self, names: &Names) -> Result<()> {
         match &mut self.kernel {
-            Some(k) if !names.is_empty() => k.set_destinations(&names.prefixes()),
+            Some(k) if !names.is_empty() => k.set_destinations(Some(&names.prefixes())),
             _ => Ok(()),
         }
+    }
+
+    /// The kernel programs' own diagnostics, if they were asked for.
+    pub fn kernel_log(&mut self) -> Option<KernelLog> {
+        self.kernel.as_mut()?.take_kernel_log()
     }
 
     /// The next events; without kernel programs it waits for ever (the caller's ticks poll). Cancel-safe.
     pub async fn next(&mut self, out: &mut Vec<Event>) -> Result<()> {
         match &mut self.kernel {
-            Some(k) => k.next_batch(out).await,
+            Some(k) => k.next_batch(out).await.context("cannot read the ring"),
             None => std::future::pending().await,
         }
     }
 
-    /// What is in the ring now, without waiting; false once it is empty.
-    pub fn poll(&mut self, out: &mut Vec<Event>) -> bool {
-        self.kernel.as_mut().is_some_and(|k| k.drain(out) > 0)
+    /// Children of tree targets since the last call.
+    pub fn forks(&mut self) -> Vec<Fork> {
+        self.kernel.as_mut().map(|k| k.take_forks()).unwrap_or_default()
     }
 
     /// Exact totals of the kernel, if it counts.
@@ -81,30 +145,47 @@ impl Feed {
     }
 
     pub fn lost(&mut self) -> Lost {
-        self.kernel.as_mut().map(EbpfSource::take_lost).unwrap_or_default()
+        let lost = self.kernel.as_mut().and_then(|k| k.take_lost().ok()).unwrap_or_default();
+        self.lost |= lost.total() > 0;
+        lost
     }
 
-    /// Exact counts of sockets whose detail may have been lost.
-    pub fn counters(&mut self) -> Vec<(SocketId, Counters, bool)> {
-        self.kernel.as_mut().map(EbpfSource::sweep).unwrap_or_default()
+    /// Exact counts of every socket, if some of the detail was lost since the last call or it is the end: it reads the
+    /// kernel's whole table.
+    pub fn sweep(&mut self, end: bool) -> Vec<Event> {
+        let mut out = Vec::new();
+        if std::mem::take(&mut self.lost) || end {
+            // What cannot be read now stays in the table for the next time.
+            let _ = self.kernel.as_mut().map(|k| k.sweep(&mut out));
+        }
+        out
+    }
+
+    pub fn now(&self) -> Mono {
+        Mono::now()
     }
 }
 
-fn known(k: &crate::attribute::Known) -> crate::source::ebpf::KnownSocket {
-    crate::source::ebpf::KnownSocket { id: k.id, flow: k.flow, listener: k.listener, gone: k.gone.is_some() }
+fn connected(flow: &Flow) -> bool {
+    flow.remote.port() != 0
 }
 
-/// The cgroup2 directories whose packets are looked at: those of the targets, or the root of all.
+/// The cgroup2 directories whose packets are looked at: those of the targets, else (names, everything) the root.
 fn cgroups(config: &WatchConfig) -> Vec<PathBuf> {
-    let mut dirs: Vec<PathBuf> = Vec::new();
-    if let Some(c) = crate::attribute::targets::cgroup_of_spec(&config.targets) {
-        dirs.push(c);
-    }
-    dirs.extend(config.targets.pids.iter().filter_map(|p| crate::source::ebpf::cgroup_of(*p)));
-    if dirs.is_empty() {
-        dirs.extend(crate::source::ebpf::cgroup_root());
+    let t = &config.targets;
+    let mut dirs: Vec<PathBuf> = t.pids.iter().filter_map(|p| load::cgroup_of(*p)).collect();
+    dirs.extend(t.cgroup.clone());
+    if t.pids.is_empty() && t.cgroup.is_none() {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        dirs.extend(tracefs::cgroup2_mount(&mounts));
     }
     dirs.sort();
-    dirs.dedup();
-    dirs
+    // A program on a cgroup sees the packets of those below it, too.
+    let mut outer: Vec<PathBuf> = Vec::new();
+    for d in dirs {
+        if !outer.iter().any(|o| d.starts_with(o)) {
+            outer.push(d);
+        }
+    }
+    outer
 }

@@ -12,7 +12,7 @@ use super::outlets::Outlets;
 use crate::attribute::{Attribution, Lookup};
 use crate::config::WatchConfig;
 use crate::diagnose::{Engine, Thresholds};
-use crate::model::{End, Event, EventKind, Mono, SocketId, SocketUpdate, WallClock};
+use crate::model::{End, Event, EventKind, Mono, SocketId, WallClock};
 use crate::state::{Snapshot, Table, TableConfig};
 
 /// Actions whose outcome is not yet taken in.
@@ -28,12 +28,10 @@ pub struct Live {
     table: Table,
     attribution: Attribution,
     engine: Engine,
-    kernel_counts: bool,
     done: (Sender<Vec<Event>>, Receiver<Vec<Event>>),
     notes: Vec<String>,
     limits_said: usize,
     told: BTreeSet<u32>,
-    findings: u64,
     over: bool,
 }
 
@@ -46,12 +44,10 @@ impl Live {
             table,
             attribution,
             engine: Engine::new(thresholds(config)?),
-            kernel_counts: false,
             done: channel(ACTIONS),
             notes: Vec::new(),
             limits_said: 0,
             told: BTreeSet::new(),
-            findings: 0,
             over: false,
         })
     }
@@ -82,16 +78,19 @@ impl Live {
                 self.attribution.enrich(event, &mut complete);
             }
         }
+        for fork in feed.forks() {
+            complete.extend(self.attribution.forked(fork.parent, fork.child, fork.at));
+        }
         self.introduce(feed);
         self.take_all(complete, outlets);
-        outlets.flush(self);
+        outlets.flush();
     }
 
     /// Once a sample period: what polling brings, exact counts, what was lost, what time alone decides.
     pub fn tick(&mut self, feed: &mut Feed, outlets: &mut Outlets) {
         let now = Mono::now();
         let found = self.attribution.refresh(now);
-        feed.know(&self.attribution);
+        self.tell(feed);
         for event in found {
             self.take(event, outlets);
         }
@@ -110,25 +109,21 @@ impl Live {
         for event in self.attribution.sample(now) {
             self.take(event, outlets);
         }
-        self.count(now, feed, outlets);
+        self.count(now, false, feed, outlets);
     }
 
     /// The kernel's exact counts over what the detail gave, and what of the detail was lost.
-    fn count(&mut self, now: Mono, feed: &mut Feed, outlets: &mut Outlets) {
+    fn count(&mut self, now: Mono, end: bool, feed: &mut Feed, outlets: &mut Outlets) {
         let lost = feed.lost();
         if lost.total() > 0 {
             self.take(Event { at: now, kind: EventKind::Lost(lost) }, outlets);
         }
-        for (id, counters, destroyed) in feed.counters() {
-            let known = self.table.get(id).is_some_and(|s| s.counters == counters && (!destroyed || s.is_closed()));
-            if known || self.table.get(id).is_none() {
-                continue;
+        for event in feed.sweep(end) {
+            if self.is_news(&event) {
+                self.take(event, outlets);
             }
-            let update = SocketUpdate { id: Some(id), counters: Some(counters), destroyed, ..SocketUpdate::default() };
-            self.take(Event { at: now, kind: EventKind::Socket(Box::new(update)) }, outlets);
         }
         if let Some(t) = feed.totals() {
-            self.kernel_counts = true;
             self.table.set_totals(t.retransmits, t.resets_received, t.resets_sent);
         }
     }
@@ -138,8 +133,21 @@ impl Live {
         let pids: BTreeSet<u32> = self.attribution.pids().collect();
         if pids != self.told {
             self.told = pids;
-            feed.know(&self.attribution);
+            self.tell(feed);
         }
+    }
+
+    fn tell(&mut self, feed: &mut Feed) {
+        if let Err(e) = feed.know(&self.attribution) {
+            self.note(format!("{e:#}"));
+        }
+    }
+
+    /// Whether exact counts say more than the detail did.
+    fn is_news(&self, event: &Event) -> bool {
+        let EventKind::Socket(u) = &event.kind else { return true };
+        let Some(s) = u.id.and_then(|id| self.table.get(id)) else { return false };
+        u.counters.is_some_and(|c| c != s.counters) || (u.destroyed && !s.is_closed())
     }
 
     fn diagnose(&mut self, outlets: &mut Outlets) {
@@ -147,7 +155,6 @@ impl Live {
         outlets.learn(&changed, &self.table, &self.clock);
         let now = Mono::now();
         for finding in self.engine.evaluate(now, &self.table, &changed) {
-            self.findings += u64::from(finding.opened == now || finding.evidence.is_empty());
             let event = Event { at: now, kind: EventKind::Finding(Box::new(finding)) };
             self.take(event, outlets);
         }
@@ -159,27 +166,19 @@ impl Live {
     pub async fn drain(&mut self, feed: &mut Feed, outlets: &mut Outlets) {
         let until = tokio::time::Instant::now() + LAST_WORDS;
         let mut batch = Vec::new();
-        while tokio::time::Instant::now() < until {
-            if feed.poll(&mut batch) {
-                self.take_live(&mut batch, feed, outlets);
-            } else {
-                tokio::time::sleep(Duration::from_millis(2)).await;
+        while let Ok(Ok(())) = tokio::time::timeout_at(until, feed.next(&mut batch)).await {
+            self.take_live(&mut batch, feed, outlets);
+            // A storm goes on while we leave.
+            if tokio::time::Instant::now() >= until {
+                break;
             }
         }
     }
 
     /// The last counts and the `end` event.
     pub fn finish(&mut self, feed: &mut Feed, outlets: &mut Outlets, reason: &str) {
-        let mut batch = Vec::new();
-        // Bounded: a storm goes on while we leave.
-        for _ in 0..64 {
-            if !feed.poll(&mut batch) {
-                break;
-            }
-            self.take_live(&mut batch, feed, outlets);
-        }
         let now = Mono::now();
-        self.count(now, feed, outlets);
+        self.count(now, true, feed, outlets);
         let mut totals = self.table.totals();
         totals.findings = self.engine.opened_total();
         let end = End { reason: reason.into(), duration: now.since(self.started), totals };

@@ -57,21 +57,25 @@ async fn watch(mut config: WatchConfig) -> Result<u8> {
     let mut feed = Feed::attach(&config, &names)?;
     let (mut attribution, first) = Attribution::new(&config.targets, names, config.max_sockets as usize, Mono::now())
         .map_err(anyhow::Error::msg)?;
-    feed.know(&attribution);
+    feed.know(&attribution)?;
     let session = session(&config, &feed, &mut attribution, started);
     let mut live = Live::new(&config, attribution, clock, started)?;
     live.take(Event { at: started, kind: EventKind::Session(Box::new(session)) }, &mut outlets);
     live.take_all(first, &mut outlets);
     live.sample(&mut feed, &mut outlets);
-    outlets.flush(&mut live);
+    outlets.flush();
 
     let mut screen = if config.screen { Some(Screen::enter(&live, &config)?) } else { None };
+    if let Some(mut log) = feed.kernel_log() {
+        tokio::spawn(async move { log.forward().await });
+    }
     if let Some(child) = &mut child {
         child.release()?;
     }
     let outcome = looped(&config, &mut live, &mut feed, &mut outlets, &mut screen, &mut child, &mut signals).await;
     // The terminal first: whatever follows may print.
     drop(screen);
+    live.drain(&mut feed, &mut outlets).await;
     let (reason, code) = match outcome {
         Ok(ended) => ended,
         Err(e) => {
@@ -129,8 +133,6 @@ async fn looped(
             }
             code = exit_of(child) => {
                 let code = code?;
-                // What its last packets caused is in the ring or comes within a moment.
-                live.drain(feed, outlets).await;
                 return Ok(("command exited".into(), code));
             }
             input = next_input(screen), if screen.is_some() => {
@@ -148,7 +150,6 @@ async fn looped(
                 live.tick(feed, outlets);
                 if live.is_over() && child.is_none() {
                     if screen.is_none() {
-                        live.drain(feed, outlets).await;
                         return Ok((TARGETS_GONE.into(), 0));
                     }
                     live.say_over();
@@ -170,7 +171,7 @@ async fn looped(
                 n?;
                 live.take_live(&mut batch, feed, outlets);
             }
-            _ = tokio::time::sleep(STALL_PAUSE), if !fetch => outlets.flush(live),
+            _ = tokio::time::sleep(STALL_PAUSE), if !fetch => outlets.flush(),
         }
         match outlets.trouble() {
             // Whoever read our output has enough: not an error.

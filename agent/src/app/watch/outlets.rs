@@ -135,7 +135,7 @@ impl Outlets {
     }
 
     pub fn tick(&mut self, now: Mono, live: &mut Live) {
-        self.flush(live);
+        self.flush();
         for note in self.notes.drain(..) {
             live.note(note);
         }
@@ -161,7 +161,7 @@ impl Outlets {
     }
 
     /// Sends what is recorded so far.
-    pub fn flush(&mut self, _live: &mut Live) {
+    pub fn flush(&mut self) {
         if let Some(Err(e)) = self.recorder.as_mut().map(Recorder::flush) {
             self.trouble = Some(e);
         }
