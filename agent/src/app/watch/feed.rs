@@ -102,7 +102,7 @@ impl Feed {
         for k in attribution.sockets().filter(|k| k.gone.is_none()) {
             present.insert(k.id);
             if !self.sockets.contains(&k.id) {
-                kernel.add_socket(k.id, k.flow.filter(connected), k.total_retransmits)?;
+                kernel.add_socket(k.id, k.flow.filter(connected), None)?;
             }
         }
         self.sockets = present;

@@ -11,7 +11,7 @@ use super::feed::Feed;
 use super::outlets::Outlets;
 use crate::attribute::{Attribution, Lookup};
 use crate::config::WatchConfig;
-use crate::diagnose::{Engine, Thresholds};
+use crate::diagnose::{Clue, Engine, Thresholds};
 use crate::model::{End, Event, EventKind, Mono, SocketId, WallClock};
 use crate::state::{Snapshot, Table, TableConfig};
 
@@ -32,6 +32,9 @@ pub struct Live {
     notes: Vec<String>,
     limits_said: usize,
     told: BTreeSet<u32>,
+    /// Findings opened so far, and the highest id among them.
+    findings: u64,
+    newest_finding: Option<u64>,
     over: bool,
 }
 
@@ -48,6 +51,8 @@ impl Live {
             notes: Vec::new(),
             limits_said: 0,
             told: BTreeSet::new(),
+            findings: 0,
+            newest_finding: None,
             over: false,
         })
     }
@@ -90,6 +95,7 @@ impl Live {
     pub fn tick(&mut self, feed: &mut Feed, outlets: &mut Outlets) {
         let now = Mono::now();
         let found = self.attribution.refresh(now);
+        self.introduce(feed);
         self.tell(feed);
         for event in found {
             self.take(event, outlets);
@@ -128,10 +134,22 @@ impl Live {
         }
     }
 
+    /// What the engine may know of a process, once per process: it names the client's own settings.
+    fn recognise(&mut self, pids: &BTreeSet<u32>) {
+        for pid in pids.difference(&self.told) {
+            let exe = std::fs::read_link(format!("/proc/{pid}/exe"));
+            let cmdline = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words: Vec<String> = cmdline.split(|b| *b == 0).map(crate::model::sanitize).collect();
+            let exe = exe.map(|p| p.display().to_string()).unwrap_or_default();
+            self.engine.know_process(*pid, Clue { exe, cmdline: words.join(" ").trim_end().to_owned() });
+        }
+    }
+
     /// New processes and sockets that an event made known must be watched by the kernel side too.
     fn introduce(&mut self, feed: &mut Feed) {
         let pids: BTreeSet<u32> = self.attribution.pids().collect();
         if pids != self.told {
+            self.recognise(&pids);
             self.told = pids;
             self.tell(feed);
         }
@@ -155,6 +173,10 @@ impl Live {
         outlets.learn(&changed, &self.table, &self.clock);
         let now = Mono::now();
         for finding in self.engine.evaluate(now, &self.table, &changed) {
+            if self.newest_finding.is_none_or(|id| finding.id > id) {
+                self.newest_finding = Some(finding.id);
+                self.findings += 1;
+            }
             let event = Event { at: now, kind: EventKind::Finding(Box::new(finding)) };
             self.take(event, outlets);
         }
@@ -180,7 +202,7 @@ impl Live {
         let now = Mono::now();
         self.count(now, true, feed, outlets);
         let mut totals = self.table.totals();
-        totals.findings = self.engine.opened_total();
+        totals.findings = self.findings;
         let end = End { reason: reason.into(), duration: now.since(self.started), totals };
         self.take(Event { at: now, kind: EventKind::End(Box::new(end)) }, outlets);
     }
@@ -286,7 +308,7 @@ fn thresholds(config: &WatchConfig) -> Result<Thresholds> {
         None => Thresholds::default(),
     };
     if let Some(d) = config.idle_threshold {
-        t.idle_threshold = d;
+        t.no_keepalive_idle = d;
     }
     if let Some(d) = config.wave_window {
         t.wave_window = d;

@@ -66,8 +66,8 @@ async fn watch(mut config: WatchConfig) -> Result<u8> {
     outlets.flush();
 
     let mut screen = if config.screen { Some(Screen::enter(&live, &config)?) } else { None };
-    if let Some(mut log) = feed.kernel_log() {
-        tokio::spawn(async move { log.forward().await });
+    if let Some(log) = feed.kernel_log() {
+        tokio::spawn(log.run());
     }
     if let Some(child) = &mut child {
         child.release()?;
