@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use super::socket::{Activity, HistoryKind, Socket};
 use crate::model::{
-    ActionKind, ActionRecord, ActionResult, Direction, Mono, Reset, ResetDirection, ResetOrigin, Retransmit,
+    ActionKind, ActionRecord, ActionResult, Direction, Flow, Mono, Reset, ResetDirection, ResetOrigin, Retransmit,
     RetransmitKind, Sample, SetBy, SocketUpdate, StateChange, TcpDetail, TcpMetrics, TcpState,
 };
 
 pub(super) fn update(s: &mut Socket, at: Mono, u: &SocketUpdate) {
     s.family = u.family.or(s.family);
-    s.flow = u.flow.or(s.flow);
+    s.flow = better(u.flow, s.flow);
     if u.remote_name.is_some() {
         s.remote_name.clone_from(&u.remote_name);
     }
@@ -115,7 +115,7 @@ fn fin_received(s: &mut Socket, at: Mono, seen: bool) {
 }
 
 pub(super) fn state(s: &mut Socket, at: Mono, c: &StateChange) {
-    s.flow = c.flow.or(s.flow);
+    s.flow = better(c.flow, s.flow);
     s.netns = c.netns.or(s.netns);
     if c.to == TcpState::SynSent && s.opened.is_none() {
         s.opened = Some(at);
@@ -244,7 +244,7 @@ fn tail_loss_timer(d: &TcpDetail) -> Option<Duration> {
 }
 
 pub(super) fn retransmit(s: &mut Socket, at: Mono, r: &Retransmit) {
-    s.flow = r.flow.or(s.flow);
+    s.flow = better(r.flow, s.flow);
     s.netns = r.netns.or(s.netns);
     if s.state.is_none() {
         s.state = r.state;
@@ -312,7 +312,7 @@ pub(super) fn retransmit(s: &mut Socket, at: Mono, r: &Retransmit) {
 }
 
 pub(super) fn reset(s: &mut Socket, at: Mono, r: &Reset) {
-    s.flow = r.flow.or(s.flow);
+    s.flow = better(r.flow, s.flow);
     s.netns = r.netns.or(s.netns);
     detail(s, at, &r.detail);
     let (arrow, who) = match r.direction {
@@ -550,6 +550,15 @@ pub(super) fn action(s: &mut Socket, at: Mono, a: &ActionRecord) {
         text.push_str(&format!(" ({why})"));
     }
     s.note(at, HistoryKind::Action, text);
+}
+
+/// The newer ends of a connection, unless they say less: the kernel takes the local port away from a socket that it
+/// closes, and has not given one yet when the SYN state begins.
+fn better(new: Option<Flow>, old: Option<Flow>) -> Option<Flow> {
+    match (new, old) {
+        (Some(n), Some(o)) if (n.local.port() == 0 && o.local.port() != 0) || n.remote.port() == 0 => Some(o),
+        (n, o) => n.or(o),
+    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::attribute::{Attribution, Names};
 use crate::config::WatchConfig;
-use crate::model::{Event, Flow, Hook, Lost, Mono, SocketId};
+use crate::model::{Event, Flow, Hook, Lost, SocketId};
 use crate::source::ebpf::klog::KernelLog;
 use crate::source::ebpf::{EbpfSource, Fork, KernelTotals, Loaded, Options, load, tracefs};
 
@@ -159,10 +159,6 @@ impl Feed {
             let _ = self.kernel.as_mut().map(|k| k.sweep(&mut out));
         }
         out
-    }
-
-    pub fn now(&self) -> Mono {
-        Mono::now()
     }
 }
 

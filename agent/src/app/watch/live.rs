@@ -32,9 +32,8 @@ pub struct Live {
     notes: Vec<String>,
     limits_said: usize,
     told: BTreeSet<u32>,
-    /// Findings opened so far, and the highest id among them.
-    findings: u64,
-    newest_finding: Option<u64>,
+    /// Ids of the findings opened so far: a few per destination.
+    opened: BTreeSet<u64>,
     over: bool,
 }
 
@@ -51,8 +50,7 @@ impl Live {
             notes: Vec::new(),
             limits_said: 0,
             told: BTreeSet::new(),
-            findings: 0,
-            newest_finding: None,
+            opened: BTreeSet::new(),
             over: false,
         })
     }
@@ -173,10 +171,7 @@ impl Live {
         outlets.learn(&changed, &self.table, &self.clock);
         let now = Mono::now();
         for finding in self.engine.evaluate(now, &self.table, &changed) {
-            if self.newest_finding.is_none_or(|id| finding.id > id) {
-                self.newest_finding = Some(finding.id);
-                self.findings += 1;
-            }
+            self.opened.insert(finding.id);
             let event = Event { at: now, kind: EventKind::Finding(Box::new(finding)) };
             self.take(event, outlets);
         }
@@ -202,7 +197,7 @@ impl Live {
         let now = Mono::now();
         self.count(now, true, feed, outlets);
         let mut totals = self.table.totals();
-        totals.findings = self.findings;
+        totals.findings = self.opened.len() as u64;
         let end = End { reason: reason.into(), duration: now.since(self.started), totals };
         self.take(Event { at: now, kind: EventKind::End(Box::new(end)) }, outlets);
     }

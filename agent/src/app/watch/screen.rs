@@ -85,9 +85,13 @@ impl Screen {
         let v = self.values;
         let (what, method) = match wish {
             Wish::Keepalive => (What::Set(Wanted::keepalive(v.idle_s, v.interval_s, v.count, None)), Method::Pidfd),
-            Wish::UserTimeout => {
-                (What::Set(Wanted { keepalive: None, user_timeout_ms: Some(v.user_timeout.as_millis().min(u128::from(u32::MAX)) as u32) }), Method::Pidfd)
-            }
+            Wish::UserTimeout => (
+                What::Set(Wanted {
+                    keepalive: None,
+                    user_timeout_ms: Some(v.user_timeout.as_millis().min(u128::from(u32::MAX)) as u32),
+                }),
+                Method::Pidfd,
+            ),
             Wish::Close => (What::Close, Method::SockDiag),
         };
         let selection = Selection::sockets(live.pids_of(sockets), sockets.iter().copied());
