@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use crate::model::BackendChoice;
+
 /// Who reset this TCP connection, how do we know, and what fixes it.
 #[derive(Debug, Parser)]
 #[command(name = "agent", version, propagate_version = true, max_term_width = 100)]
@@ -76,19 +78,6 @@ pub struct DestinationArgs {
     /// IPv6 with a port is written `[ADDRESS]:PORT`
     #[arg(long = "dst", short = 'd', value_name = "HOST|IP|CIDR[:PORT]")]
     pub destinations: Vec<String>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum BackendChoice {
-    /// BTF tracepoints, else classic tracepoints, else sock_diag polling
-    #[default]
-    Auto,
-    /// BTF tracepoints (tp_btf)
-    Btf,
-    /// Classic tracepoints, field positions from tracefs
-    Tracepoint,
-    /// No kernel programs: poll sock_diag (works without root for one's own processes)
-    SockDiag,
 }
 
 #[derive(Debug, Clone, Default, Args)]

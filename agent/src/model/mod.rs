@@ -14,7 +14,7 @@ pub use event::{Event, EventKind, Lost, Reset, Retransmit, Sample, SocketUpdate,
 pub use finding::{Code, Confidence, Evidence, Finding, FindingStatus};
 pub use net::{DestPrefix, Family, Flow, SocketId, canonical, mapped};
 pub use process::{Owner, sanitize};
-pub use session::{End, Hook, Session, Targets, Totals};
+pub use session::{BackendChoice, End, Hook, Session, Targets, Totals};
 pub use tcp::{
     Counters, Direction, Keepalive, PacketFacts, ResetDirection, ResetOrigin, RetransmitKind, SetBy, TcpMetrics,
     TcpState,

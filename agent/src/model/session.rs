@@ -57,3 +57,17 @@ pub struct Totals {
     pub findings: u64,
     pub lost: u64,
 }
+
+/// Where events shall come from, as the user asked (`--backend`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum BackendChoice {
+    /// BTF tracepoints, else classic tracepoints, else sock_diag polling
+    #[default]
+    Auto,
+    /// BTF tracepoints (tp_btf)
+    Btf,
+    /// Classic tracepoints, field positions from tracefs
+    Tracepoint,
+    /// No kernel programs: poll sock_diag (works without root for one's own processes)
+    SockDiag,
+}

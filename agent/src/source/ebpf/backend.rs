@@ -1,6 +1,6 @@
 //! Which kind of hook this machine allows, decided over facts that were looked up before; pure.
 
-use crate::cli::BackendChoice;
+use crate::model::BackendChoice;
 
 /// What was found out about the machine. `Err` holds why not, in words.
 #[derive(Debug, Clone, PartialEq, Eq)]

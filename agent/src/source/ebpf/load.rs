@@ -29,7 +29,7 @@ const MAX_FLOWS: u32 = 65_536;
 /// What to trace.
 #[derive(Debug, Clone)]
 pub struct Options {
-    pub backend: crate::cli::BackendChoice,
+    pub backend: crate::model::BackendChoice,
     /// Every socket of the machine: no target filter.
     pub all: bool,
     /// tgid and whether its children are targets too; more may be added later.
@@ -50,7 +50,7 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            backend: crate::cli::BackendChoice::Auto,
+            backend: crate::model::BackendChoice::Auto,
             all: false,
             pids: Vec::new(),
             tree: false,

@@ -19,7 +19,7 @@ use super::klog::KernelLog;
 use super::load::{self, Options, Types, WAKE_WINDOW_NS};
 use super::sys::recursion_misses;
 use super::tables::Tables;
-use crate::cli::BackendChoice;
+use crate::model::BackendChoice;
 use crate::model::{Counters, DestPrefix, Event, EventKind, Flow, Hook, Lost, Mono, SocketId, SocketUpdate};
 
 /// Records taken per call: a storm must not keep signals and the screen waiting.
