@@ -159,11 +159,7 @@ impl<'a> Builder<'a> {
         });
         // SAFETY: only system calls with memory prepared before the fork.
         unsafe {
-            command.pre_exec(move || {
-                // The agent must not outlive the test.
-                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
-                arrange(sys, tmpfs.as_ref().map(|(fd, at)| (*fd, at.as_c_str())))
-            });
+            command.pre_exec(move || arrange(sys, tmpfs.as_ref().map(|(fd, at)| (*fd, at.as_c_str()))));
         }
         if let Some(ns) = self.ns {
             ns.enter_on_exec(&mut command);
@@ -171,7 +167,15 @@ impl<'a> Builder<'a> {
         if let Some(uid) = self.uid {
             std::os::unix::fs::chown(self.own_state.path(), Some(uid), Some(uid))
                 .unwrap_or_else(|e| panic!("cannot give the state directory away: {e}"));
-            command.uid(uid).gid(uid);
+            crate::lab::become_on_exec(&mut command, uid);
+        }
+        // The agent must not outlive the test. Last: a change of user takes it back.
+        // SAFETY: one system call without pointers.
+        unsafe {
+            command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+                0 => Ok(()),
+                _ => Err(io::Error::last_os_error()),
+            });
         }
         command
     }

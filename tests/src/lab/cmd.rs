@@ -1,6 +1,7 @@
 //! Running `ip` and `nft`, by full path: a shell's own applets or a short PATH must not come between.
 
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -24,6 +25,20 @@ pub fn run_tool(ns: &Ns, name: &str, args: &[&str], input: &str) -> Result<Strin
     let mut command = Command::new(tool(name)?);
     ns.enter_on_exec(&mut command);
     run(command.args(args), input).with_context(|| format!("in {}: {name} {}\n{input}", ns.name(), args.join(" ")))
+}
+
+/// Makes `command` start as an ordinary user. Not `CommandExt::uid`: that acts before the other steps between fork and
+/// exec, which need root.
+pub fn become_on_exec(command: &mut Command, uid: u32) {
+    let check = |result: libc::c_int| if result == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) };
+    // SAFETY: three system calls, safe between fork and exec.
+    unsafe {
+        command.pre_exec(move || {
+            check(libc::setgroups(0, std::ptr::null()))?;
+            check(libc::setresgid(uid, uid, uid))?;
+            check(libc::setresuid(uid, uid, uid))
+        });
+    }
 }
 
 fn run(command: &mut Command, input: &str) -> Result<String> {

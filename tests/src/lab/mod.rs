@@ -8,7 +8,7 @@ mod net;
 mod ns;
 mod rules;
 
-pub use cmd::{run_tool, tool};
+pub use cmd::{become_on_exec, run_tool, tool};
 pub use net::{Addresses, Lab};
 pub use ns::{Ns, Snmp};
 pub use rules::{Invalid, Nat, Way};

@@ -82,7 +82,7 @@ impl<'a> Builder<'a> {
             ns.enter_on_exec(&mut command);
         }
         if let Some(uid) = self.uid {
-            std::os::unix::process::CommandExt::gid(std::os::unix::process::CommandExt::uid(&mut command, uid), uid);
+            crate::lab::become_on_exec(&mut command, uid);
         }
         let mut child = command
             .stdin(Stdio::piped())
