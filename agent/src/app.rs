@@ -31,6 +31,7 @@ fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Limits(args) => commands::limits::run(args),
         Command::Probe(args) => commands::probe::run(args, signals::stop_flag()?, |_| None),
         Command::Keepalive(args) => commands::keepalive::run(args),
+        Command::Guard(args) => commands::guard::run(args),
         Command::Close(args) => commands::close::run(args),
         Command::Sockets(args) => commands::sockets::run(args),
         Command::Doctor(args) => commands::doctor::run(&args),

@@ -184,7 +184,7 @@ pub struct SocketsArgs {
     pub no_owners: bool,
 }
 
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Copy, Args)]
 pub struct KeepaliveValues {
     /// Idle time before the first probe (whole seconds)
     #[arg(long, value_name = "TIME", value_parser = parse_seconds, default_value = "30s")]

@@ -209,7 +209,13 @@ fn request(intent: &Intent, entry: Option<LedgerEntry>) -> SetRow {
     row
 }
 
-fn values(keepalive: i32, idle_s: i32, interval_s: i32, count: i32, user_timeout_ms: i32) -> Option<OptionValues> {
+pub(super) fn values(
+    keepalive: i32,
+    idle_s: i32,
+    interval_s: i32,
+    count: i32,
+    user_timeout_ms: i32,
+) -> Option<OptionValues> {
     Some(OptionValues {
         enabled: u32::try_from(keepalive).ok()? != 0,
         idle_s: u32::try_from(idle_s).ok()?,
@@ -271,7 +277,7 @@ fn result(intent: &Intent, chosen: &Chosen, row: Option<&TcpRow>, ledger: Option
     r
 }
 
-fn refused(bits: u32) -> String {
+pub(super) fn refused(bits: u32) -> String {
     let names = [
         (guard_error::KEEPIDLE, "TCP_KEEPIDLE"),
         (guard_error::KEEPINTVL, "TCP_KEEPINTVL"),

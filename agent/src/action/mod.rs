@@ -5,6 +5,7 @@
 
 mod bpf;
 mod close;
+pub mod guard;
 mod ledger;
 mod lookup;
 pub mod options;

@@ -17,7 +17,7 @@ pub fn run(args: CloseArgs) -> Result<u8> {
     if destinations.is_empty() {
         bail!(UsageError("close destroys connections: say which with --dst HOST[:PORT]".into()));
     }
-    let selection = select::selection(&targets, &destinations)?;
+    let selection = select::now(&targets, destinations)?;
     let mut intent = Intent { what: What::Close, selection, method: Method::SockDiag, dry_run: true };
     if !args.yes {
         let preview = action::perform(&intent, None);

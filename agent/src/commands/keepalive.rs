@@ -24,7 +24,7 @@ pub fn run(args: KeepaliveArgs) -> Result<u8> {
             None
         }
     };
-    let mut selection: Selection = select::selection(&targets, &destinations)?;
+    let mut selection: Selection = select::now(&targets, destinations)?;
     if args.undo && targets == config::TargetSpec::default() {
         // Whoever was changed.
         selection.pids = ledger.as_ref().map(Ledger::pids).unwrap_or_default();

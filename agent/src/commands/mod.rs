@@ -3,6 +3,7 @@
 pub mod close;
 pub mod completions;
 pub mod doctor;
+pub mod guard;
 pub mod keepalive;
 pub mod limits;
 pub mod man;

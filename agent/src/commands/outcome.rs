@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use crate::action::options::values_text;
 use crate::action::{Outcome, milliseconds};
-use crate::model::{ActionKind, ActionRecord, ActionResult, Mono, WallClock};
+use crate::model::{ActionKind, ActionRecord, ActionResult, Event, EventKind, Mono, WallClock};
 use crate::view::schema::{Line, LineContext};
 use crate::view::text::{plural, safe};
 
@@ -23,23 +23,36 @@ pub fn result_text(r: ActionResult) -> &'static str {
 
 /// Prints `outcome`; the exit code is 1 if anything failed.
 pub fn print(out: &mut dyn Write, outcome: &Outcome, json: bool) -> io::Result<()> {
-    if json { lines(out, outcome) } else { table(out, outcome) }
+    if json { lines(out, outcome) } else { table(&mut io::BufWriter::new(out), outcome) }
 }
 
 pub fn exit_code(outcome: &Outcome) -> u8 {
     u8::from(outcome.count(ActionResult::Failed) > 0)
 }
 
+/// One action as a line of the public JSON.
+pub fn line(out: &mut dyn Write, record: &ActionRecord, seq: u64, clock: &WallClock) -> io::Result<()> {
+    let event = Event { at: Mono::now(), kind: EventKind::Action(Box::new(record.clone())) };
+    let cx = LineContext { seq, clock, socket: None, redacted: false, part: 0 };
+    if let Some(line) = Line::new(&event, cx) {
+        serde_json::to_writer(&mut *out, &line)?;
+        out.write_all(b"\n")?;
+        out.flush()?;
+    }
+    Ok(())
+}
+
 fn lines(out: &mut dyn Write, outcome: &Outcome) -> io::Result<()> {
     let clock = WallClock::read();
+    let mut out = io::BufWriter::new(out);
     for (seq, event) in (0u64..).zip(outcome.events(Mono::now())) {
         let cx = LineContext { seq, clock: &clock, socket: None, redacted: false, part: 0 };
         if let Some(line) = Line::new(&event, cx) {
-            serde_json::to_writer(&mut *out, &line)?;
+            serde_json::to_writer(&mut out, &line)?;
             out.write_all(b"\n")?;
         }
     }
-    Ok(())
+    out.flush()
 }
 
 fn table(out: &mut dyn Write, outcome: &Outcome) -> io::Result<()> {
@@ -80,7 +93,7 @@ fn table(out: &mut dyn Write, outcome: &Outcome) -> io::Result<()> {
     for r in outcome.records.iter().filter(|r| r.socket.is_none() && r.fd.is_none()) {
         writeln!(out, "{}", safe(r.error.as_deref().unwrap_or_default()))?;
     }
-    Ok(())
+    out.flush()
 }
 
 /// What is true of the whole, for stderr: `3 sockets: 2 applied, 1 unchanged in 0.2 ms`, what was skipped, notes.

@@ -1,29 +1,38 @@
-//! Targets and destinations of an action, resolved once.
+//! Targets and destinations of an action, resolved.
 
-use anyhow::Result;
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, anyhow};
 
 use crate::action::Selection;
-use crate::attribute::Destination;
-use crate::config::TargetSpec;
-use crate::model::DestPrefix;
+use crate::attribute::{Destination, Names, TargetSpec, targets};
+use crate::model::Mono;
 
-pub fn selection(targets: &TargetSpec, destinations: &[Destination]) -> Result<Selection> {
-    Ok(Selection { pids: targets.pids.clone(), sockets: None, destinations: prefixes(destinations)? })
+/// What the user meant, with what that is at this moment.
+pub struct Selected {
+    pub selection: Selection,
+    pub names: Names,
+    /// The directory of `--cgroup`.
+    pub cgroup: Option<PathBuf>,
 }
 
-pub fn prefixes(destinations: &[Destination]) -> Result<Vec<DestPrefix>> {
-    use std::net::ToSocketAddrs;
-    let mut out = Vec::new();
-    for d in destinations {
-        match (d.prefix(), d.name()) {
-            (Some(p), _) => out.push(p),
-            (None, Some(name)) => {
-                let addrs =
-                    (&**name, 0u16).to_socket_addrs().map_err(|e| anyhow::anyhow!("cannot resolve {name}: {e}"))?;
-                out.extend(addrs.map(|a| DestPrefix::host(a.ip(), d.port.unwrap_or(0))));
-            }
-            (None, None) => {}
-        }
+/// Finds the processes and looks the names up. Errors: a process or cgroup that does not exist, a name that does not
+/// resolve.
+pub async fn select(spec: &TargetSpec, destinations: Vec<Destination>) -> Result<Selected> {
+    let cgroup = targets::check(spec).map_err(|e| anyhow!(e))?;
+    let pids = targets::discover(spec, cgroup.as_deref(), &BTreeSet::new());
+    let mut names = Names::new(destinations);
+    if names.has_names() {
+        let answers = names.lookup().await;
+        names.apply_first(answers, Mono::now()).map_err(|e| anyhow!(e))?;
     }
-    Ok(out)
+    let selection = Selection { pids: pids.into_iter().collect(), sockets: None, destinations: names.prefixes() };
+    Ok(Selected { selection, names, cgroup })
+}
+
+/// As [`select`], for a command that does one thing.
+pub fn now(spec: &TargetSpec, destinations: Vec<Destination>) -> Result<Selection> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start tokio")?;
+    Ok(runtime.block_on(select(spec, destinations))?.selection)
 }

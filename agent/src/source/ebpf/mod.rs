@@ -5,6 +5,7 @@ pub mod btf;
 pub mod classic;
 pub mod convert;
 pub mod decode;
+pub mod guard;
 pub mod iter;
 pub mod join;
 pub mod klog;
