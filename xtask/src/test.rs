@@ -1,5 +1,6 @@
 //! `test`: first what needs no kernel, as the calling user; then the built agent against the running kernel, as root.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::process::{as_root, cargo, is_root, line, say};
-use crate::test_tools::{self, Tools};
+use crate::test_tools::{self, Variables};
 use crate::{build, setup, take_flags, workspace};
 
 /// What libtest's `test result:` lines of one `cargo test` add up to.
@@ -39,8 +40,8 @@ pub fn command(mut args: Vec<String>) -> Result<ExitCode> {
         outcomes.push(run_unit(&args)?);
     }
     if end_to_end {
-        let tools = test_tools::ensure()?;
-        outcomes.push(run_end_to_end(&args, &tools, !given("--debug"))?);
+        let variables = test_tools::ensure()?;
+        outcomes.push(run_end_to_end(&args, variables, !given("--debug"))?);
     }
     summary(&outcomes, &args)
 }
@@ -62,13 +63,12 @@ fn run_unit(names: &[String]) -> Result<Outcome> {
     count("crates", command)
 }
 
-fn run_end_to_end(names: &[String], tools: &Tools, release: bool) -> Result<Outcome> {
+fn run_end_to_end(names: &[String], mut variables: Variables, release: bool) -> Result<Outcome> {
     say("building the agent");
     build::build(release)?;
     say("end-to-end tests against the running kernel, as root");
     let mut command = cargo();
-    let mut variables = vec![("AGENT_BIN", workspace::agent(release))];
-    variables.extend(tools.variables.iter().cloned());
+    variables.push(("AGENT_BIN", workspace::agent(release).into()));
     if !is_root() {
         command.args(["--config", &runner(&variables)?]);
     }
@@ -78,11 +78,11 @@ fn run_end_to_end(names: &[String], tools: &Tools, release: bool) -> Result<Outc
 }
 
 /// A configuration with which cargo builds as the user but runs the test programs through sudo.
-fn runner(variables: &[(&str, std::path::PathBuf)]) -> Result<String> {
+fn runner(variables: &[(&str, OsString)]) -> Result<String> {
     let sudo = as_root("env")?;
     let mut words: Vec<String> =
         std::iter::once(sudo.get_program()).chain(sudo.get_args()).map(|w| w.to_string_lossy().into_owned()).collect();
-    words.extend(variables.iter().map(|(name, value)| format!("{name}={}", value.display())));
+    words.extend(variables.iter().map(|(name, value)| format!("{name}={}", value.to_string_lossy())));
     let quoted: Vec<String> = words.iter().map(|w| format!("{w:?}")).collect();
     Ok(format!("target.'cfg(unix)'.runner = [{}]", quoted.join(", ")))
 }

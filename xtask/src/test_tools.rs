@@ -1,39 +1,39 @@
 //! What the end-to-end tests need beside the agent: the network's tools and real clients. One list each; add to them.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::process::{find, is_root, must, output, say};
+use crate::process::{find, must, output, say};
 use crate::{apt, workspace};
 
 /// (program, Debian package)
-const PROGRAMS: [(&str, &str); 9] = [
+const PROGRAMS: [(&str, &str); 8] = [
     ("ip", "iproute2"),
     ("nft", "nftables"),
-    ("sysctl", "procps"),
     ("nginx", "nginx-light"),
     ("curl", "curl"),
+    ("openssl", "openssl"),
     ("tmux", "tmux"),
     ("python3", "python3"),
     ("node", "nodejs"),
-    ("npm", "npm"),
 ];
-/// Python clients: (module, what pip installs). The tests' interpreter is in `AGENT_TEST_PYTHON`.
-const PYTHON: [(&str, &str); 2] = [("requests", "requests==2.34.2"), ("httpx", "httpx==0.28.1")];
-/// Node clients: what npm installs. `NODE_PATH` of the tests points at them.
-const NODE: [(&str, &str); 1] = [("undici", "undici@7.16.0")];
+/// Python clients: (module, what pip installs).
+const PYTHON: [(&str, &str); 1] = [("requests", "requests==2.34.2")];
 
-/// The environment that the tests find their tools by.
-#[derive(Debug, Clone)]
-pub struct Tools {
-    pub variables: Vec<(&'static str, PathBuf)>,
-}
+/// The environment by which the tests find their tools.
+pub type Variables = Vec<(&'static str, OsString)>;
 
-pub fn ensure() -> Result<Tools> {
+/// Installs what is missing.
+pub fn ensure() -> Result<Variables> {
     programs(&PROGRAMS.map(|p| p.0))?;
-    Ok(Tools { variables: vec![("AGENT_TEST_PYTHON", python()?), ("NODE_PATH", node()?)] })
+    // The tests call `python3`. sudo would give root another PATH.
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let first = python()?.parent().map(Path::to_owned);
+    let path = std::env::join_paths(first.into_iter().chain(std::env::split_paths(&path)))?;
+    Ok(vec![("PATH", path)])
 }
 
 /// Installs those of the programs that are missing.
@@ -98,10 +98,10 @@ fn python() -> Result<PathBuf> {
     let venv = workspace::cache().join("python");
     let ours = venv.join("bin/python3");
     let system = find("python3").context("python3 is not installed")?;
-    // sudo gives root another PATH, so the tests get a full path; a version manager's shim needs its user's settings.
     if has(&ours) {
         return Ok(ours);
     }
+    // A version manager's shim needs its user's settings: take what it leads to.
     let real = output(&system, &["-c", "import sys; print(sys.executable)"]).map(|p| PathBuf::from(p.trim()));
     if let Some(real) = real.filter(|p| has(p)) {
         return Ok(real);
@@ -118,30 +118,4 @@ fn python() -> Result<PathBuf> {
         bail!("{} lacks {} although pip installed them", ours.display(), wanted.join(", "));
     }
     Ok(ours)
-}
-
-/// The `node_modules` folder with the clients.
-fn node() -> Result<PathBuf> {
-    let dir = workspace::cache().join("node");
-    let modules = dir.join("node_modules");
-    let wanted: Vec<&str> = NODE.iter().map(|p| p.1).collect();
-    let list = dir.join("installed");
-    if std::fs::read_to_string(&list).is_ok_and(|kept| kept == wanted.join("\n"))
-        && NODE.iter().all(|(name, _)| modules.join(name).is_dir())
-    {
-        return Ok(modules);
-    }
-    say(format_args!("installing Node clients for the tests into {}: {}", dir.display(), wanted.join(" ")));
-    std::fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    std::fs::write(dir.join("package.json"), "{\"private\": true}\n").context("cannot write package.json")?;
-    let mut npm = Command::new("npm");
-    npm.current_dir(&dir).args(["install", "--silent", "--no-audit", "--no-fund", "--no-save", "--ignore-scripts"]);
-    if is_root() {
-        // npm as root takes on the folder's owner, which in a container may not exist.
-        npm.env("npm_config_unsafe_perm", "true");
-    }
-    must(npm.args(&wanted))
-        .context("cannot install the Node clients; with network access to the registry this works")?;
-    std::fs::write(&list, wanted.join("\n")).with_context(|| format!("cannot write {}", list.display()))?;
-    Ok(modules)
 }

@@ -65,12 +65,11 @@ struct Host(Child);
 impl Host {
     /// Starts it and waits for its `ready` line.
     fn start(ns: &Ns, program: &str, args: &[String]) -> Result<Self> {
-        let python = std::env::var_os("AGENT_TEST_PYTHON").unwrap_or_else(|| "python3".into());
-        let mut command = Command::new(&python);
+        let mut command = Command::new("python3");
         command.args(["-c", program]).args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         ns.enter_on_exec(&mut command);
         dies_with_us(&mut command, libc::SIGKILL);
-        let child = command.spawn().with_context(|| format!("cannot start {}", python.to_string_lossy()))?;
+        let child = command.spawn().context("cannot start python3")?;
         let mut host = Self(child);
         let mut first = String::new();
         let out = host.0.stdout.take().context("its output is not piped")?;
