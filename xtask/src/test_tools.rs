@@ -21,7 +21,7 @@ const PROGRAMS: [(&str, &str); 8] = [
     ("node", "nodejs"),
 ];
 /// Python clients: (module, what pip installs).
-const PYTHON: [(&str, &str); 1] = [("requests", "requests==2.34.2")];
+const PYTHON: [(&str, &str); 2] = [("requests", "requests==2.34.2"), ("httpx", "httpx==0.28.1")];
 
 /// The environment by which the tests find their tools.
 pub type Variables = Vec<(&'static str, OsString)>;
