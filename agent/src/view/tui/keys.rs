@@ -138,7 +138,7 @@ bindings! {
     Filter [(Char('/'), NONE)], "/", "filter", Look, Footer(4), Always, TABLE, "Show only sockets whose destination, port, state, process or finding has all the words.";
     Sort [(Char('s'), NONE)], "s", "sort", Look, Footer(4), Always, TABLE, "Sort by the next column; a click on a column's title does it too.";
     Reverse [(Char('S'), NONE)], "S", "", Look, Hint::None, Always, TABLE, "The other direction.";
-    Pause [(Char(' '), NONE)], "space", "pause", Look, Footer(4), Always, NO_HELP, "Hold the picture still; nothing is lost meanwhile.";
+    Pause [(Char(' '), NONE)], "space", "pause", Look, Footer(2), Always, NO_HELP, "Hold the picture still; nothing is lost meanwhile.";
     Back [(KeyCode::Esc, NONE), (KeyCode::Backspace, NONE)], "esc", "back", Look, Footer(1), Always, CLOSER, "Back to the table; there it clears the filter, then lets go of the selection.";
     Back [(KeyCode::Esc, NONE)], "esc", "", Look, Hint::None, Always, TABLE, "";
     Export [(Char('e'), NONE)], "e", "export", Program, Footer(6), Always, NO_HELP, "Write what is known to files for a bug report.";

@@ -145,7 +145,7 @@ fn keepalive(s: &Socket, ui: &UiState, fact: &mut impl FnMut(&'static str, Strin
     } else {
         format!("off; if switched on alone: {}/{}/{}", text::setting(k.idle_s), text::setting(k.interval_s), k.count)
     };
-    fact("keepalive", value, style);
+    fact("keepalive", value, if s.is_closed() { theme.faint() } else { style });
     if k.user_timeout_ms > 0 {
         let d = std::time::Duration::from_millis(u64::from(k.user_timeout_ms));
         fact("user timeout", text::duration(d), theme.plain());

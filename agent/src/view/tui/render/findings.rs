@@ -93,17 +93,23 @@ fn finding(
         let rest = parts.split_off(1).join(" ");
         parts.extend(text::wrap(&rest, rest_room));
     }
-    if parts.len() > max {
-        parts.truncate(max);
-        if let Some(last) = parts.last_mut() {
-            let room = if max > 1 { rest_room } else { room };
-            *last = format!("{}…", text::cut(last, room.saturating_sub(1)).trim_end_matches('…'));
-        }
-    }
+    let truncated = parts.len() > max;
+    parts.truncate(max);
     let room = if parts.len() > 1 { rest_room } else { room };
-    // Beside the last line, as far as it does not squeeze the answer.
-    let free = room.saturating_sub(parts.last().map_or(0, |l| text::width(l)) + 2);
-    let remedy = remedy(ui, snapshot, f, index, free);
+    let mut beside = Vec::new();
+    // The sentence says when the kernel gives up, unless that part of it had to go.
+    if let Some(t) = ui.rows.finding_gives_up(index).filter(|_| f.gives_up_in_s.is_some())
+        && !parts.join(" ").contains("gives up in")
+    {
+        beside.push(vec![Span::styled(format!("{} left", text::duration(t.since(snapshot.at))), theme.bad())]);
+    }
+    if truncated && let Some(last) = parts.last_mut() {
+        let kept: usize = beside.iter().flatten().map(|s| s.width() + 3).sum();
+        *last = format!("{}…", text::cut(last, room.saturating_sub(kept + 1)).trim_end_matches('…'));
+    }
+    beside.extend(remedies(ui, f));
+    let free = room.saturating_sub(parts.last().map_or(0, |l| text::width(l)));
+    let beside = fitting(beside, free);
     let last = parts.len() - 1;
     parts
         .into_iter()
@@ -119,39 +125,36 @@ fn finding(
                 ]
             };
             left.push(Span::raw(part));
-            split(left, if i == last { remedy.clone() } else { Vec::new() }, width)
+            split(left, if i == last { beside.clone() } else { Vec::new() }, width)
         })
         .collect()
 }
 
-/// How long it still takes by itself, and what the user can do about it right here: as much as fits into `room`.
-fn remedy(ui: &UiState, snapshot: &Snapshot, f: &Finding, index: usize, room: usize) -> Vec<Span<'static>> {
+/// What the user can do about it right here.
+fn remedies(ui: &UiState, f: &Finding) -> Vec<Vec<Span<'static>>> {
     let theme = ui.theme();
-    let mut parts: Vec<Vec<Span<'static>>> = Vec::new();
-    if let Some(t) = ui.rows.finding_gives_up(index).filter(|_| f.gives_up_in_s.is_some()) {
-        parts.push(vec![Span::styled(format!("{} left", text::duration(t.since(snapshot.at))), theme.bad())]);
-    }
-    if !ui.is_replay() {
-        let keys: &[(&str, &str)] = match f.code {
-            Code::NoKeepalive => &[("K", "force keepalive")],
-            Code::IdlePathDead | Code::PathOutage | Code::PeerNotReading => &[("x", "close"), ("u", "user timeout")],
-            Code::CloseWaitLeak => &[("x", "close")],
-            _ => &[],
-        };
-        parts.extend(
-            keys.iter().map(|(key, word)| {
-                vec![Span::styled(*key, theme.key()), Span::styled(format!(" {word}"), theme.faint())]
-            }),
-        );
-    }
+    let keys: &[(&str, &str)] = match f.code {
+        _ if ui.is_replay() => &[],
+        Code::NoKeepalive => &[("K", "force keepalive")],
+        Code::IdlePathDead | Code::PathOutage | Code::PeerNotReading => &[("x", "close"), ("u", "user timeout")],
+        Code::CloseWaitLeak => &[("x", "close")],
+        _ => &[],
+    };
+    let hint = |(key, word): &(&'static str, &str)| {
+        vec![Span::styled(*key, theme.key()), Span::styled(format!(" {word}"), theme.faint())]
+    };
+    keys.iter().map(hint).collect()
+}
+
+/// As many of `parts` as fit into `room`, two columns before each and one behind.
+fn fitting(parts: Vec<Vec<Span<'static>>>, room: usize) -> Vec<Span<'static>> {
     let mut spans: Vec<Span<'static>> = Vec::new();
     let mut used = 1;
     for part in parts {
-        let w: usize = part.iter().map(Span::width).sum::<usize>() + 2;
-        if used + w > room {
+        used += part.iter().map(Span::width).sum::<usize>() + 2;
+        if used > room {
             break;
         }
-        used += w;
         spans.push(Span::raw("  "));
         spans.extend(part);
     }

@@ -246,7 +246,11 @@ pub fn trouble() -> Story {
         sockets: vec![first, second],
         pid: Some(4182),
         destination: Some("api.anthropic.com:443".into()),
-        summary: "2 sockets hang; the path forgot them after at most 4:58 idle.".into(),
+        summary:
+            "2 connections to api.anthropic.com:443 hang: the path forgot them after at most 4:58 of idleness; 15 \
+                  retransmits, backoff 7, 106 KiB stuck; the first gives up in 13:38; a client that tries them one \
+                  after another loses 27:40."
+                .into(),
         evidence: vec![
             evidence(ago(354.0), "last data received, 31 ms RTT, everything acknowledged"),
             evidence(ago(52.0), "94 KiB sent after 5:02 idle; 8 RTO retransmits since, backoff 7, no ACK"),

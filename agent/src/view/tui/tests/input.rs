@@ -199,7 +199,8 @@ fn the_mouse_sorts_selects_opens_and_scrolls() {
     mouse(&mut ui, &s, MouseEventKind::ScrollDown, 10, 10);
     assert_eq!(ui.scroll, 3);
     press(&mut ui, &s, &[Esc]);
-    mouse(&mut ui, &s, click, 10, 3);
+    let risk = lines.iter().position(|l| l.contains("▲ no-keepalive")).expect("the second finding") as u16;
+    mouse(&mut ui, &s, click, 10, risk);
     assert_eq!((ui.screen, ui.finding), (Screen::Findings, Some(2)));
 }
 
