@@ -187,6 +187,8 @@ pub mod stats_seen {
     pub const DESTROYED: u32 = 2;
     /// Made by the user side at its first look, not by an event.
     pub const FROM_USER: u32 = 4;
+    /// A listener: it has no remote end, so a destination filter leaves it out of what is shown.
+    pub const LISTENER: u32 = 8;
 }
 
 /// Indexes of the per-CPU array `TOTALS`: matching events per kind (index = [`kind`]), then losses.

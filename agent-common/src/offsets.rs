@@ -45,6 +45,8 @@ offsets! {
     /// Absent before 5.6, where it was a bit field of another size.
     sk_protocol: "sock.sk_protocol", 2;
     sk_flags: "sock.sk_flags", 8;
+    /// Big-endian; outlives `skc_num`, which is cleared before → CLOSE.
+    inet_sport: "inet_sock.inet_sport", 2;
     icsk_pending: "inet_connection_sock.icsk_pending", 1;
     icsk_rto: "inet_connection_sock.icsk_rto", 4;
     icsk_backoff: "inet_connection_sock.icsk_backoff", 1;

@@ -7,11 +7,11 @@ use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 use aya_log_ebpf::info;
 
-use crate::count::{add32, entry, leave, make_entry, retransmitted, total};
+use crate::count::{add32, entry, hidden, leave, make_entry, make_listener, retransmitted, total};
 use crate::detail::{fill, how, seen_rst, tcp_sock};
 use crate::emit::{self, Head};
 use crate::filter::{add_listener, all, current_tgid, dest_mode, destination, listens, remove_listener, target};
-use crate::maps::FLOWS;
+use crate::maps::{FLOWS, SOCKS};
 use crate::read::{at, offset, probe, setting};
 use crate::sock::{
     AF_INET, AF_INET6, End, IPPROTO_TCP, cookie, family, is_full, local, netns, owner_flag, remote, state, tcp_state,
@@ -29,6 +29,18 @@ fn head(kind: u8, sk: *const c_void, family: u8, remote: End, cookie: u64) -> He
     h.remote = remote;
     h.family = family;
     h
+}
+
+/// The local port after → CLOSE, for a full socket.
+#[inline(always)]
+fn old_port(h: &mut Head, sk: *const c_void) {
+    if h.local.port == 0 && offset!(inet_sport) != ABSENT {
+        let tp = tcp_sock(sk);
+        if !tp.is_null() {
+            // SAFETY: tp is a tcp_sock, whose beginning is the inet_sock.
+            h.local.port = u16::from_be(unsafe { at(tp, offset!(inet_sport)) });
+        }
+    }
 }
 
 /// The entry of a target's socket; with `--all` any socket may have one. `Err` = not a target.
@@ -206,6 +218,9 @@ pub fn btf_send_reset(ctx: BtfTracePointContext) -> i32 {
     }
     let mut h = head(kind::SEND_RESET, sk, family, remote, cookie);
     h.local = local;
+    if full {
+        old_port(&mut h, sk);
+    }
     h.state = state;
     h.reason = reason;
     h.flags = reason_flag | if full { flag::FULL_SOCK } else { 0 };
@@ -301,7 +316,8 @@ pub fn btf_set_state(ctx: BtfTracePointContext) -> i32 {
         if old == state::LISTEN && known {
             remove_listener(netns(sk), local(sk, family).port);
         }
-        known || (all() && destination(&remote))
+        let shown = known && (old != state::LISTEN || dest_mode() == 0);
+        shown || (all() && destination(&remote))
     } else if known {
         true
     } else if new == state::SYN_SENT {
@@ -320,6 +336,7 @@ pub fn btf_set_state(ctx: BtfTracePointContext) -> i32 {
         info!(&ctx, "state: cookie {:x} {} -> {}", cookie, old, new);
     }
     let mut h = head(kind::STATE, sk, family, remote, cookie);
+    old_port(&mut h, sk);
     h.state = old;
     h.new_state = new;
     h.flags = flag::FULL_SOCK | owner_flag(old, new);
@@ -349,7 +366,7 @@ fn listening(sk: *const c_void, cookie: u64, known: bool, family: u8) -> bool {
         if !all() && target(current_tgid()).is_none() {
             return false;
         }
-        make_entry(cookie, Some(0));
+        make_listener(cookie);
     }
     if !all() {
         add_listener(netns(sk), local(sk, family).port);
@@ -363,6 +380,10 @@ pub fn btf_destroy_sock(ctx: BtfTracePointContext) -> i32 {
     let sk: *const c_void = ctx.arg(0);
     let cookie = cookie(sk);
     let Some(stats) = entry(cookie) else { return 0 };
+    if hidden(stats) {
+        let _ = SOCKS.remove(cookie);
+        return 0;
+    }
     let family = family(sk);
     total(u32::from(kind::DESTROY), 1);
     let mut h = head(kind::DESTROY, sk, family, remote(sk, family), cookie);

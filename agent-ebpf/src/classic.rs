@@ -10,10 +10,10 @@ use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
 use aya_log_ebpf::info;
 
-use crate::count::{add32, entry, leave, make_entry, retransmitted, total};
+use crate::count::{add32, entry, hidden, leave, make_entry, make_listener, retransmitted, total};
 use crate::emit::{self, Head};
 use crate::filter::{add_listener, all, current_tgid, dest_mode, destination, listens, remove_listener, target};
-use crate::maps::{CONTROL, SCRATCH, TUPLES};
+use crate::maps::{CONTROL, SCRATCH, SOCKS, TUPLES};
 use crate::read::{CLASSIC, frozen, setting};
 use crate::sock::{AF_INET, AF_INET6, Addr, End, IPPROTO_TCP, is_full, owner_flag, state, v4_mapped};
 
@@ -281,7 +281,7 @@ pub fn tp_set_state(ctx: TracePointContext) -> u32 {
     let wanted = if new == state::LISTEN {
         let ours = known || all() || target(current_tgid()).is_some();
         if ours {
-            make_entry(sk, None);
+            make_listener(sk);
             if !all() {
                 add_listener(0, f.local().port);
             }
@@ -291,7 +291,8 @@ pub fn tp_set_state(ctx: TracePointContext) -> u32 {
         if old == state::LISTEN && known {
             remove_listener(0, f.local().port);
         }
-        known || ((all() || f.in_tuples(&remote)) && destination(&remote))
+        let shown = known && (old != state::LISTEN || dest_mode() == 0);
+        shown || ((all() || f.in_tuples(&remote)) && destination(&remote))
     } else if known {
         true
     } else {
@@ -324,6 +325,10 @@ pub fn tp_destroy_sock(ctx: TracePointContext) -> u32 {
     let Some(f) = Fields::of(&ctx, &CLASSIC.destroy_sock) else { return 0 };
     let sk = f.sk();
     let Some(stats) = entry(sk) else { return 0 };
+    if hidden(stats) {
+        let _ = SOCKS.remove(sk);
+        return 0;
+    }
     total(u32::from(kind::DESTROY), 1);
     let mut h = f.head(kind::DESTROY, sk, f.remote());
     h.flags = flag::FULL_SOCK;

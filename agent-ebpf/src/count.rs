@@ -53,6 +53,22 @@ pub fn make_entry(key: u64, total_retrans: Option<u32>) -> Option<*mut SockStats
     SOCKS.get_ptr_mut(key)
 }
 
+/// A target's own listener: its SYN-ACKs and RSTs are the target's.
+#[inline(always)]
+pub fn make_listener(key: u64) {
+    if let Some(stats) = make_entry(key, None) {
+        // SAFETY: a live map value.
+        unsafe { (*stats).seen |= stats_seen::LISTENER };
+    }
+}
+
+/// A listener under a destination filter: nothing of its own is shown.
+#[inline(always)]
+pub fn hidden(stats: *const SockStats) -> bool {
+    // SAFETY: a live map value.
+    unsafe { (*stats).seen & stats_seen::LISTENER != 0 && crate::filter::dest_mode() != 0 }
+}
+
 /// Adds `segments` retransmitted in the way `how`.
 #[inline(always)]
 pub fn retransmitted(stats: *mut SockStats, how: u8, segments: u32) {
