@@ -129,6 +129,22 @@ pub fn elapsed(i: &Input, s: &Sysctls) -> Duration {
     i.since_first_retransmit.unwrap_or(sum)
 }
 
+/// How much later than asked a timer of the kernel's wheel fires, on average (`kernel/time/timer.c`: level `n` holds
+/// timers of up to 63 x 8^n jiffies in slots of 8^n; a timer falls into the slot after its own). Near the limit this
+/// decides whether one more retransmission happens.
+fn lateness(wait: Duration, s: &Sysctls) -> Duration {
+    let mut slot = s.jiffy;
+    let mut reach = s.jiffy * 63;
+    for _ in 0..8 {
+        if wait < reach {
+            break;
+        }
+        slot *= 8;
+        reach *= 8;
+    }
+    slot / 2
+}
+
 /// Steps the retransmission timer on: `expired(retransmits, rto, time since the first retransmit)` is asked at each
 /// expiry, as `tcp_write_timeout` is.
 fn step(
@@ -139,6 +155,7 @@ fn step(
     expired: impl Fn(u32, Duration, Duration) -> bool,
 ) -> Duration {
     let mut at = i.timer_in.unwrap_or(i.rto);
+    at += lateness(i.rto.max(at), s);
     let mut last = Duration::ZERO;
     let (mut rto, mut retransmits) = (i.rto, u32::from(i.retransmits));
     for _ in 0..MAX_STEPS {
@@ -160,7 +177,7 @@ fn step(
         } else {
             rto.min(i.user_timeout.saturating_sub(since)).max(Duration::from_millis(1))
         };
-        at += wait;
+        at += wait + lateness(wait, s);
     }
     at
 }

@@ -157,3 +157,16 @@ fn keepalive_probes_end_at_their_count() {
     let k = Keepalive { user_timeout_ms: 45_000, ..k };
     assert_eq!(gives_up_in(&Input { keepalive: Some(k), ..i }, &Sysctls::default()), Some(secs(14.0)));
 }
+
+/// Seen on a kernel with HZ=250: with retries2 = 4 and RTO 204 ms the fifth expiry (6.12 s after the first in theory,
+/// the limit being 6.2 s) came late enough to be the last.
+#[test]
+fn timers_fire_late_and_that_decides_at_the_edge() {
+    let s = Sysctls { jiffy: ms(4), ..with_retries(4) };
+    let t = gives_up_in(&in_flight(204), &s).unwrap();
+    assert!((ms(6_400)..ms(6_700)).contains(&t), "{t:?}");
+    assert_eq!(lateness(ms(200), &s), ms(2));
+    assert_eq!(lateness(ms(408), &s), ms(16));
+    assert_eq!(lateness(ms(3_264), &s), ms(128));
+    assert_eq!(lateness(secs(120.0), &s), ms(1_024));
+}

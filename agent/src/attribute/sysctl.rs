@@ -32,6 +32,9 @@ pub struct Sysctls {
     pub syn_retries: u32,
     pub syn_linear_timeouts: u32,
     pub orphan_retries: u32,
+    /// Length of a tick (1/HZ), from the coarse clock's resolution: the grain of all of TCP's timers. Zero: timers
+    /// fire to the point.
+    pub jiffy: Duration,
 }
 
 impl Default for Sysctls {
@@ -44,6 +47,7 @@ impl Default for Sysctls {
             syn_retries: 6,
             syn_linear_timeouts: 0,
             orphan_retries: 0,
+            jiffy: Duration::ZERO,
         }
     }
 }
@@ -60,8 +64,15 @@ impl Sysctls {
             syn_retries: of("tcp_syn_retries").unwrap_or(d.syn_retries),
             syn_linear_timeouts: of("tcp_syn_linear_timeouts").unwrap_or(d.syn_linear_timeouts),
             orphan_retries: of("tcp_orphan_retries").unwrap_or(d.orphan_retries),
+            jiffy: jiffy(),
         }
     }
+}
+
+/// CLOCK_MONOTONIC_COARSE advances once per tick; its resolution is the tick.
+fn jiffy() -> Duration {
+    let t = rustix::time::clock_getres(rustix::time::ClockId::MonotonicCoarse);
+    Duration::from_nanos(u64::try_from(t.tv_nsec).unwrap_or(0))
 }
 
 /// All of [`NAMES`] in `netns`; `None` where the kernel has no such sysctl. `/proc/sys/net` shows the namespace of
@@ -91,7 +102,9 @@ mod tests {
             ("tcp_orphan_retries".to_owned(), Some(-1)),
         ]);
         let s = Sysctls::from_map(&map);
-        assert_eq!(s, Sysctls { retries2: 5, syn_linear_timeouts: 4, ..Sysctls::default() });
+        let want = Sysctls { retries2: 5, syn_linear_timeouts: 4, jiffy: s.jiffy, ..Sysctls::default() };
+        assert_eq!(s, want);
+        assert!((Duration::from_millis(1)..=Duration::from_millis(10)).contains(&s.jiffy), "{:?}", s.jiffy);
     }
 
     #[test]
