@@ -37,6 +37,7 @@ impl Feed {
             kernel_log: config.kernel_log,
             ring_size: config.ring_size,
             max_sockets: config.max_sockets,
+            ..Options::default()
         };
         let mut feed = Self {
             kernel: None,

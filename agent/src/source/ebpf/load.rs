@@ -45,6 +45,9 @@ pub struct Options {
     pub ring_size: u32,
     /// Entries of the kernel's socket table.
     pub max_sockets: u32,
+    /// Read kernel structures with `bpf_probe_read_kernel` and the cookie from memory from the start. Slower; what
+    /// loading falls back to by itself where the verifier refuses the direct way.
+    pub probe_read: bool,
 }
 
 impl Default for Options {
@@ -59,6 +62,7 @@ impl Default for Options {
             kernel_log: false,
             ring_size: 2 << 20,
             max_sockets: 65_536,
+            probe_read: false,
         }
     }
 }
@@ -156,14 +160,15 @@ fn privileged() -> bool {
 }
 
 /// The object with its maps created and sized, no program loaded yet.
-pub fn object(types: &Types, options: &Options) -> Result<Ebpf> {
+fn object(types: &Types, options: &Options) -> Result<Ebpf> {
     let mut globals = types.globals(options);
     // Kernels before 5.11 charge maps to RLIMIT_MEMLOCK; where raising it fails, creating a map will say so.
     let _ = rustix::process::setrlimit(
         rustix::process::Resource::Memlock,
         rustix::process::Rlimit { current: None, maximum: None },
     );
-    if !cookie_helper_exists() {
+    globals.settings.probe_read = options.probe_read.into();
+    if options.probe_read || !cookie_helper_exists() {
         globals.settings.cookie_helper = 0;
     }
     let mut loader = loader(&globals);
@@ -222,8 +227,34 @@ fn root(e: &(dyn std::error::Error + 'static)) -> String {
     at.to_string()
 }
 
+/// Makes the object and attaches everything that this kernel has; `prepare` runs in between, so that no event passes
+/// an unset filter. If the verifier refuses a program that this kernel has the hook for, everything is tried once more
+/// the conservative way, and the better result is kept.
+pub fn load<T>(
+    types: &Types,
+    options: &Options,
+    mut prepare: impl FnMut(&mut Ebpf) -> Result<T>,
+) -> Result<(Ebpf, T, Vec<Hook>)> {
+    let mut ebpf = object(types, options)?;
+    let prepared = prepare(&mut ebpf)?;
+    let hooks = attach(&mut ebpf, types, options);
+    let refused = |hooks: &[Hook]| hooks.iter().filter(|h| !h.attached).count();
+    let avoidable = refused(&hooks) > HOOKS.iter().filter(|h| types.missing(h.1).is_some()).count();
+    if avoidable && types.backend() == Backend::Btf && !options.probe_read {
+        let slower = Options { probe_read: true, ..options.clone() };
+        // Two live sets would count everything twice into maps of their own: harmless, and short.
+        let mut second = object(types, &slower)?;
+        let again = prepare(&mut second)?;
+        let second_hooks = attach(&mut second, types, &slower);
+        if refused(&second_hooks) < refused(&hooks) {
+            return Ok((second, again, second_hooks));
+        }
+    }
+    Ok((ebpf, prepared, hooks))
+}
+
 /// Loads and attaches everything that this kernel has. A hook that fails is reported and the rest goes on.
-pub fn attach(ebpf: &mut Ebpf, types: &Types, options: &Options) -> Vec<Hook> {
+fn attach(ebpf: &mut Ebpf, types: &Types, options: &Options) -> Vec<Hook> {
     let wanted: Vec<_> = HOOKS.iter().filter(|(category, name, ..)| needed(category, name, options)).collect();
     let program_of = |hook: &(&str, &str, &'static str, &'static str)| match types.backend() {
         Backend::Btf => hook.2,

@@ -1,7 +1,7 @@
 //! The embedded eBPF object and how to load it.
 
 use agent_common::{ABSENT, ClassicFields, Offsets, Settings};
-use aya::{EbpfLoader, VerifierLogLevel};
+use aya::EbpfLoader;
 
 /// The object that build.rs built from `agent-ebpf`.
 pub static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("AGENT_EBPF_EMBEDDED"));
@@ -39,7 +39,6 @@ pub fn loader(globals: &Globals) -> EbpfLoader<'_> {
     loader
         // No CO-RE relocations: positions come in `globals`.
         .btf(None)
-        .verifier_log_level(VerifierLogLevel::DISABLE)
         .override_global("OFFSETS", &globals.offsets, true)
         .override_global("SETTINGS", &globals.settings, true)
         .override_global("CLASSIC", &globals.classic, true);

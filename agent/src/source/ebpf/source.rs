@@ -101,15 +101,14 @@ impl EbpfSource {
                 return Ok(Loaded::Polling { hooks: vec![hook], limits });
             }
         };
-        let mut ebpf = load::object(&types, options)?;
-        let mut tables = Tables::take(&mut ebpf)?;
-        // Before anything is attached, so that no event passes an unset filter.
-        tables.set_destinations(options.destinations.as_deref())?;
-        for (tgid, tree) in &options.pids {
-            tables.add_pid(*tgid, *tree)?;
-        }
-        let kernel_log = options.kernel_log.then(|| KernelLog::take(&mut ebpf)).transpose()?;
-        let hooks = load::attach(&mut ebpf, &types, options);
+        let (mut ebpf, (tables, kernel_log), hooks) = load::load(&types, options, |ebpf| {
+            let mut tables = Tables::take(ebpf)?;
+            tables.set_destinations(options.destinations.as_deref())?;
+            for (tgid, tree) in &options.pids {
+                tables.add_pid(*tgid, *tree)?;
+            }
+            Ok((tables, options.kernel_log.then(|| KernelLog::take(ebpf)).transpose()?))
+        })?;
         if !load::any_attached(&hooks) {
             let why = hooks.iter().find_map(|h| h.why_not.clone()).unwrap_or_default();
             return Err(anyhow!("no kernel hook could be attached ({}): {why}", types.backend().name()));
