@@ -172,11 +172,9 @@ const LOSS_RTOS: u32 = 2;
 fn progress(s: &mut Socket, bytes_acked: Option<u64>) {
     let a = &mut s.activity;
     if bytes_acked.is_some() && bytes_acked > a.acked_mark {
-        if a.acked_mark.is_some() {
-            a.full_retransmits = 0;
-            a.small_retransmits = 0;
-            a.acked_beside = false;
-        }
+        a.full_retransmits = 0;
+        a.small_retransmits = 0;
+        a.acked_beside = false;
         a.acked_mark = bytes_acked;
     }
 }
@@ -198,7 +196,8 @@ fn heard(s: &mut Socket, t: Mono) {
     let a = &mut s.activity;
     if a.last_heard.is_none_or(|old| t > old.plus(JIFFIES_SLACK)) {
         if a.retransmits_since_heard > 0 {
-            a.acked_beside = a.full_retransmits > 0;
+            // Unless the ACK makes progress (see `progress`), it is for something sent later.
+            a.acked_beside = true;
             if a.rto_since_heard <= LOSS_RTOS {
                 a.progress_retransmits += u64::from(a.retransmits_since_heard);
                 a.first_loss = a.first_loss.or(Some(t));
@@ -271,7 +270,7 @@ pub(super) fn retransmit(s: &mut Socket, at: Mono, r: &Retransmit) {
             RetransmitKind::Tlp => tail_loss_timer(&r.detail),
             // A fast retransmit answers an ACK; the timer has not run out.
             RetransmitKind::Fast => r.detail.rtt,
-            _ => r.detail.rto,
+            _ => r.detail.rto.or(s.tcp.rto),
         };
         let by_timer = at.minus(timer.unwrap_or_default());
         // A sample between the send and this retransmit has seen the send itself.
@@ -444,7 +443,7 @@ fn unanswered(s: &mut Socket, at: Mono, t: &TcpMetrics) {
         a.unanswered_since = Some(since);
         a.idle_before = a.last_heard.map(|h| since.since(h));
     }
-    a.retransmits_since_heard += u32::from(n) - a.rto_since_heard;
+    a.retransmits_since_heard = a.retransmits_since_heard.max(u32::from(n));
     a.rto_since_heard = u32::from(n);
 }
 

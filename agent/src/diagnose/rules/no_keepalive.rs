@@ -24,7 +24,8 @@ fn idle_since(s: &Socket) -> Option<Mono> {
     if s.is_closed() || s.state != Some(TcpState::Established) || !is_client(s) {
         return None;
     }
-    if s.activity.retransmits_since_heard > 0 || s.tcp.unacked_segments.is_some_and(|n| n > 0) {
+    let busy = s.tcp.unacked_segments.is_some_and(|n| n > 0) || s.tcp.send_queue_bytes.is_some_and(|n| n > 0);
+    if busy || s.activity.retransmits_since_heard > 0 {
         return None;
     }
     s.activity.last_heard.max(s.activity.last_sent)
@@ -102,7 +103,9 @@ impl Rule for NoKeepalive {
         if cx.dest.loopback {
             body.rival("This is a loopback address: no middlebox lies between.");
         }
-        if killed.is_none() {
+        if killed.is_some() {
+            body.rival("What killed the other connection may have been a single event (a restart of the middlebox) rather than an idle limit: then these would survive.");
+        } else {
             body.rival("No idle connection to this destination was seen to die yet: this is a risk, not a fault.");
         }
         let idle = killed
