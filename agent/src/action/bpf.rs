@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use agent_common::{FileRow, SetRow, TcpRow, guard_error};
 
-use super::options::{TcpLook, Wanted, values_text};
+use super::options::{TcpLook, Wanted};
 use super::{Intent, Ledger, LedgerEntry, Outcome, What, failed, stuck};
 use crate::model::{ActionKind, ActionRecord, ActionResult, Method, OptionValues, SocketId, TcpState, canonical};
 use crate::source::diag::request::States;
@@ -318,6 +318,7 @@ fn stuck_notes(out: &mut Outcome, intent: &Intent) {
 mod tests {
     use super::*;
     use crate::action::Selection;
+    use crate::action::options::values_text;
 
     fn intent(what: What) -> Intent {
         Intent {

@@ -1,5 +1,6 @@
 //! The descriptors of a process, and which of them are TCP connections.
 
+use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
@@ -11,6 +12,8 @@ use rustix::net::{AddressFamily, SocketAddrAny, sockopt};
 
 use super::options::{self, OptionError, TcpLook};
 use crate::model::{SocketId, TcpState, canonical};
+use crate::source::diag::request::States;
+use crate::source::diag::{Diag, NetNs, Query};
 
 const IPPROTO_TCP: u32 = 6;
 const IPPROTO_UDP: u32 = 17;
@@ -143,6 +146,31 @@ pub(super) fn classify(fd: BorrowedFd<'_>) -> Result<Seen, OptionError> {
     Ok(Seen::Tcp(Tcp { id, remote, mptcp, look }))
 }
 
+/// Where connecting sockets (SYN_SENT) connect to: getpeername does not tell before the connection is up, sock_diag
+/// does. One dump per process that has such a socket, at the first of them.
+#[derive(Default)]
+pub(super) struct Connecting {
+    found: Option<BTreeMap<SocketId, SocketAddr>>,
+}
+
+impl Connecting {
+    /// `dup`: the socket, `pid`: who holds it. `None` if it is not connecting (any more) or sock_diag is out of reach.
+    pub fn remote(&mut self, id: SocketId, dup: BorrowedFd<'_>, pid: u32) -> Option<SocketAddr> {
+        let found = self.found.get_or_insert_with(|| dump_connecting(dup, pid).unwrap_or_default());
+        found.get(&id).copied()
+    }
+}
+
+fn dump_connecting(dup: BorrowedFd<'_>, pid: u32) -> std::io::Result<BTreeMap<SocketId, SocketAddr>> {
+    let netns = NetNs::of_socket(dup).or_else(|_| NetNs::of_pid(pid))?;
+    let mut found = BTreeMap::new();
+    let query = Query { states: States::of(&[TcpState::SynSent]), info: false, ..Default::default() };
+    Diag::open(&netns)?.dump(&query, |s| {
+        found.insert(s.id, s.flow.remote);
+    })?;
+    Ok(found)
+}
+
 fn address(any: &SocketAddrAny) -> Option<SocketAddr> {
     let addr = SocketAddr::try_from(any.clone()).ok()?;
     Some(SocketAddr::new(canonical(addr.ip()), addr.port()))
@@ -176,6 +204,7 @@ mod tests {
         let Seen::Tcp(tcp) = classify(stream.as_fd()).unwrap() else { panic!("no TCP socket") };
         assert_eq!((tcp.remote, tcp.mptcp), (Some(addr), false));
         assert_ne!(tcp.id.0, 0);
+        assert_eq!(Connecting::default().remote(tcp.id, stream.as_fd(), std::process::id()), None);
         let own = Descriptors::of(std::process::id()).unwrap();
         assert!(own.numbers.contains(&stream.as_raw_fd()));
         assert!(matches!(own.kind(stream.as_raw_fd()).unwrap(), Kind::Socket));

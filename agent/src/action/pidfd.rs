@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use rustix::io::Errno;
 
-use super::lookup::Tcp;
+use super::lookup::{Connecting, Tcp};
 use super::options::{self, OptionError, Wanted, values_text};
 use super::scan::{self, Visit};
 use super::{Intent, Ledger, LedgerEntry, Outcome, Skipped, What, failed, stuck};
@@ -18,7 +18,14 @@ pub(super) fn perform(intent: &Intent, mut ledger: Option<&mut Ledger>) -> Outco
     let mut out = Outcome::default();
     let mut done = BTreeSet::new();
     for pid in &intent.selection.pids {
-        let mut pass = Pass { intent, pid: *pid, out: &mut out, done: &mut done, ledger: ledger.as_deref_mut() };
+        let mut pass = Pass {
+            intent,
+            pid: *pid,
+            out: &mut out,
+            done: &mut done,
+            ledger: ledger.as_deref_mut(),
+            connecting: Connecting::default(),
+        };
         if let Err(why) = scan::process(*pid, &mut pass) {
             out.records.push(ActionRecord { pid: Some(*pid), ..failed(intent.kind(), Method::Pidfd, why) });
         }
@@ -35,6 +42,7 @@ struct Pass<'a> {
     /// Sockets that were handled, in this process or one before.
     done: &'a mut BTreeSet<SocketId>,
     ledger: Option<&'a mut Ledger>,
+    connecting: Connecting,
 }
 
 impl Visit for Pass<'_> {
@@ -42,7 +50,10 @@ impl Visit for Pass<'_> {
         &mut self.out.skipped
     }
 
-    fn connection(&mut self, fd: i32, dup: BorrowedFd<'_>, tcp: Tcp) {
+    fn connection(&mut self, fd: i32, dup: BorrowedFd<'_>, mut tcp: Tcp) {
+        if tcp.remote.is_none() {
+            tcp.remote = self.connecting.remote(tcp.id, dup, self.pid);
+        }
         if !self.intent.selection.wants(tcp.id) || !self.intent.selection.wants_remote(tcp.remote) {
             self.out.skipped.filtered += 1;
         } else if !self.done.insert(tcp.id) {

@@ -36,7 +36,7 @@ async fn watch(args: GuardArgs) -> Result<u8> {
         bail!(UsageError("guard takes --cgroup, or --pid and --comm; not both".into()));
     }
     let wanted = keepalive::wanted(args.values);
-    let mut on = |kind| signal(kind).context("cannot listen for signals");
+    let on = |kind| signal(kind).context("cannot listen for signals");
     let (mut int, mut term, mut hup) =
         (on(SignalKind::interrupt())?, on(SignalKind::terminate())?, on(SignalKind::hangup())?);
     let Selected { selection, mut names, cgroup } = select::select(&targets, destinations).await?;
@@ -71,7 +71,9 @@ async fn watch(args: GuardArgs) -> Result<u8> {
     }
     report.ready(&existing, &spec)?;
 
-    let mut ring = AsyncFd::with_interest(attached, Interest::READABLE).context("cannot wait for the guard's ring")?;
+    // SAFETY: the guard owns the ring whose descriptor it names, for as long as it lives, and nothing replaces it.
+    let mut ring = unsafe { AsyncFd::register_with_interest(attached, Interest::READABLE) }
+        .context("cannot wait for the guard's ring")?;
     let mut new: Vec<ActionRecord> = Vec::new();
     let started = Instant::now();
     let mut resolve = tokio::time::interval_at(tokio::time::Instant::now() + names::REFRESH, names::REFRESH);
@@ -81,7 +83,7 @@ async fn watch(args: GuardArgs) -> Result<u8> {
             ready = ring.readable_mut() => {
                 let mut ready = ready.context("cannot wait for the guard's ring")?;
                 let mut n = 0;
-                while n < DRAIN && let Some(row) = ready.get_inner_mut().next() {
+                while n < DRAIN && let Some(row) = ready.get_inner_mut().take() {
                     let record = guard::record(&row, &wanted);
                     report.record(&record)?;
                     new.push(record);
@@ -177,7 +179,8 @@ impl Ending {
                 let Some(raw) = raw else { continue };
                 // Without pidfds (before 5.3) the guard runs until it is stopped.
                 match rustix::process::pidfd_open(raw, rustix::process::PidfdFlags::empty()) {
-                    Ok(fd) => left.push(AsyncFd::with_interest(fd, Interest::READABLE)?),
+                    // SAFETY: an OwnedFd stays open and the same until it is dropped.
+                    Ok(fd) => left.push(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?),
                     Err(rustix::io::Errno::SRCH) => {}
                     Err(_) => return Ok(Self { left: Vec::new(), open_ended: true }),
                 }

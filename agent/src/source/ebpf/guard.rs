@@ -110,7 +110,7 @@ impl Guard {
     }
 
     /// The next socket that was guarded; `None` if there is none yet. The ring becomes readable when there is.
-    pub fn next(&mut self) -> Option<GuardRow> {
+    pub fn take(&mut self) -> Option<GuardRow> {
         loop {
             let item = self.ring.next()?;
             let bytes: &[u8] = &item;
