@@ -27,16 +27,27 @@ pub(super) enum Kind {
     Gone,
 }
 
-/// `/proc/PID/fd`, read once: a moving target, as the process goes on opening and closing.
+/// The descriptors of a process, listed once: a moving target, as the process goes on opening and closing.
 pub(super) struct Descriptors {
-    dir: OwnedFd,
+    /// `/proc/PID/fd`; `None` where its permissions keep us out.
+    dir: Option<OwnedFd>,
     pub numbers: Vec<i32>,
 }
 
 impl Descriptors {
+    /// `/proc/PID/fd` belongs to the process's user, and CAP_SYS_PTRACE does not open it (that takes
+    /// CAP_DAC_READ_SEARCH); but it does allow to duplicate a descriptor whose number is known. Then every number up
+    /// to the size of the process's table is worth a try.
     pub fn of(pid: u32) -> Result<Self, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = rustix::fs::open(format!("/proc/{pid}/fd"), flags, Mode::empty())?;
+        let dir = match rustix::fs::open(format!("/proc/{pid}/fd"), flags, Mode::empty()) {
+            Ok(dir) => dir,
+            Err(Errno::ACCESS) if may_trace() => {
+                let numbers = (0..table_size(pid).ok_or(Errno::ACCESS)?).collect();
+                return Ok(Self { dir: None, numbers });
+            }
+            Err(e) => return Err(e),
+        };
         let mut numbers = Vec::new();
         for entry in Dir::read_from(&dir)? {
             if let Some(n) = number(entry?.file_name()) {
@@ -44,15 +55,17 @@ impl Descriptors {
             }
         }
         numbers.sort_unstable();
-        Ok(Self { dir, numbers })
+        Ok(Self { dir: Some(dir), numbers })
     }
 
-    /// Whether descriptor `fd` is a socket. The link is only a hint: the descriptor may change right after.
+    /// Whether descriptor `fd` is a socket. The link is only a hint: the descriptor may change right after. Where
+    /// there is no look at it, it may be one.
     pub fn kind(&self, fd: i32) -> Result<Kind, Errno> {
+        let Some(dir) = &self.dir else { return Ok(Kind::Socket) };
         let mut name = [0u8; 12];
         let digits = decimal(fd, &mut name);
         let mut link = [MaybeUninit::<u8>::uninit(); 16];
-        match readlinkat_raw(&self.dir, digits, &mut link) {
+        match readlinkat_raw(dir, digits, &mut link) {
             Ok((text, _)) if text.starts_with(b"socket:[") => Ok(Kind::Socket),
             Ok(_) => Ok(Kind::Other),
             Err(Errno::NOENT) => Ok(Kind::Gone),
@@ -65,9 +78,25 @@ impl Descriptors {
     pub fn inode(&self, fd: i32) -> Option<u64> {
         let mut name = [0u8; 12];
         let digits = decimal(fd, &mut name);
-        let link = rustix::fs::readlinkat(&self.dir, digits, Vec::new()).ok()?;
+        let link = rustix::fs::readlinkat(self.dir.as_ref()?, digits, Vec::new()).ok()?;
         link.to_str().ok()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
     }
+}
+
+fn may_trace() -> bool {
+    caps::has_cap(None, caps::CapSet::Effective, caps::Capability::CAP_SYS_PTRACE).unwrap_or(false)
+}
+
+/// Slots of a process's descriptor table (`FDSize`, which everybody may read); at most what `fs.nr_open` is by default.
+fn table_size(pid: u32) -> Option<i32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    parse_table_size(&status)
+}
+
+fn parse_table_size(status: &str) -> Option<i32> {
+    const MOST: i32 = 1 << 20;
+    let size: i32 = status.lines().find_map(|l| l.strip_prefix("FDSize:"))?.trim().parse().ok()?;
+    Some(size.min(MOST))
 }
 
 fn number(name: &CStr) -> Option<i32> {
@@ -181,6 +210,14 @@ mod tests {
     use super::*;
     use std::net::{TcpListener, TcpStream, UdpSocket};
     use std::os::fd::AsRawFd;
+
+    #[test]
+    fn the_table_size_is_read_and_bounded() {
+        assert_eq!(parse_table_size("Name:\tx\nFDSize:\t256\n"), Some(256));
+        assert_eq!(parse_table_size("FDSize:\t1073741816\n"), Some(1 << 20));
+        assert_eq!(parse_table_size("Name:\tx\n"), None);
+        assert!(table_size(std::process::id()).unwrap() >= 3);
+    }
 
     #[test]
     fn numbers_become_text() {

@@ -216,6 +216,8 @@ impl Report {
             let line = outcome::line(&mut out, r, self.seq, &self.clock);
             self.seq += 1;
             line
+        } else if r.socket.is_none() {
+            writeln!(io::stderr(), "{}", safe(r.error.as_deref().unwrap_or_default()))
         } else {
             let at = self.clock.local_time(Mono::now());
             let values = |v: Option<crate::model::OptionValues>| v.map_or("?".to_owned(), values_text);

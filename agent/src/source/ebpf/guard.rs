@@ -10,6 +10,7 @@ use aya::maps::{Array, HashMap, MapData, RingBuf};
 use aya::programs::{BtfTracePoint, CgroupAttachMode, CgroupSockAddr, TracePoint};
 
 use super::classic::ClassicTypes;
+use super::load::{explain, why};
 use super::object::{Globals, OBJECT, loader};
 use super::offsets::KernelTypes;
 use super::tables::Tables;
@@ -81,7 +82,7 @@ impl Guard {
             .map_max_entries("GUARDED", RING_BYTES)
             .map_max_entries("PIDS", MAX_PIDS)
             .load(OBJECT)
-            .context("cannot create the guard's maps; run with sudo or grant CAP_BPF and CAP_NET_ADMIN")?;
+            .map_err(explain)?;
         let mut tables = Tables::take(&mut ebpf)?;
         tables.set_destinations(spec.destinations.as_deref())?;
         for pid in &spec.pids {
@@ -195,15 +196,14 @@ fn padded(name: &str) -> [u8; 16] {
 }
 
 fn attach_connect(ebpf: &mut Ebpf, name: &str, cgroup: &Path) -> Result<()> {
-    let hint = "run with sudo or grant CAP_BPF and CAP_NET_ADMIN";
     let program: &mut CgroupSockAddr =
         ebpf.program_mut(name).ok_or_else(|| anyhow!("the kernel object has no program {name}"))?.try_into()?;
-    program.load().with_context(|| format!("cannot load {name}; {hint}; it needs Linux 5.9"))?;
+    program.load().map_err(|e| anyhow!("cannot load {name} (it needs Linux 5.9): {}", why(&e)))?;
     let dir = File::open(cgroup).with_context(|| format!("cannot open cgroup {}", cgroup.display()))?;
     // A link always allows others beside it.
     program
         .attach(dir, CgroupAttachMode::Single)
-        .with_context(|| format!("cannot attach {name} to cgroup {}; {hint}", cgroup.display()))?;
+        .map_err(|e| anyhow!("cannot attach {name} to cgroup {}: {}", cgroup.display(), why(&e)))?;
     Ok(())
 }
 
@@ -233,13 +233,13 @@ impl Hooks {
         match self {
             Self::Btf(_, btf) => {
                 let program: &mut BtfTracePoint = program.try_into()?;
-                program.load(&tracepoint, btf).with_context(|| format!("cannot load tp_btf/{tracepoint}"))?;
-                program.attach().with_context(|| format!("cannot attach tp_btf/{tracepoint}"))?;
+                program.load(&tracepoint, btf).map_err(|e| anyhow!("tp_btf/{tracepoint}: {}", why(&e)))?;
+                program.attach().map_err(|e| anyhow!("tp_btf/{tracepoint}: {}", why(&e)))?;
             }
             Self::Classic(_) => {
                 let program: &mut TracePoint = program.try_into()?;
-                program.load().with_context(|| format!("cannot load sched:{tracepoint}"))?;
-                program.attach("sched", &tracepoint).with_context(|| format!("cannot attach sched:{tracepoint}"))?;
+                program.load().map_err(|e| anyhow!("sched:{tracepoint}: {}", why(&e)))?;
+                program.attach("sched", &tracepoint).map_err(|e| anyhow!("sched:{tracepoint}: {}", why(&e)))?;
             }
         }
         Ok(())

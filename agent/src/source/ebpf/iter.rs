@@ -6,11 +6,12 @@ use std::io::{self, Read};
 use std::mem::size_of;
 
 use agent_common::{FileRow, SetRow, TcpRow};
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use aya::Ebpf;
 use aya::maps::{HashMap, MapError};
 use aya::programs::{Iter, ProgramError};
 
+use super::load::{explain, why};
 use super::object::{self, Globals, OBJECT};
 use super::offsets::KernelTypes;
 use crate::model::SocketId;
@@ -39,7 +40,7 @@ impl Iterators {
     /// As [`Self::load`], with types resolved already.
     pub fn with_types(types: &KernelTypes) -> anyhow::Result<Self> {
         let globals = Globals::with_types(types);
-        let ebpf = object::loader(&globals).load(OBJECT).context("cannot load the iterators")?;
+        let ebpf = object::loader(&globals).load(OBJECT).map_err(explain)?;
         Ok(Self { ebpf, btf: types.aya()? })
     }
 
@@ -93,9 +94,7 @@ impl Iterators {
             .with_context(|| format!("the kernel object has no program {name}"))?
             .try_into()?;
         if let Err(ProgramError::NotLoaded) = program.fd().map(|_| ()) {
-            program.load(kind, &self.btf).with_context(|| {
-                format!("cannot load iter/{kind}; run with sudo or grant CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN")
-            })?;
+            program.load(kind, &self.btf).map_err(|e| anyhow!("cannot load iter/{kind}: {}", why(&e)))?;
         }
         Ok(program)
     }
@@ -103,7 +102,7 @@ impl Iterators {
     /// An open iterator; the namespace is that of the thread that opens it.
     fn open(&mut self, name: &str, kind: &str, netns: Option<&NetNs>) -> anyhow::Result<File> {
         let program = self.program(name, kind)?;
-        let id = program.attach().with_context(|| format!("cannot attach iter/{kind}"))?;
+        let id = program.attach().map_err(|e| anyhow!("cannot attach iter/{kind}: {}", why(&e)))?;
         let link = program.take_link(id)?;
         let open = move || link.into_file().map_err(io::Error::other);
         match netns {

@@ -194,7 +194,7 @@ fn cookie_helper_exists() -> bool {
 }
 
 /// One sentence for what the kernel refused.
-fn explain(e: aya::EbpfError) -> anyhow::Error {
+pub(super) fn explain(e: aya::EbpfError) -> anyhow::Error {
     let errno = io_error(&e).and_then(io::Error::raw_os_error);
     let hint = match errno {
         Some(libc::EPERM) => {
@@ -331,7 +331,7 @@ fn load_all(
 }
 
 /// The kernel's answer with a way out.
-fn why(e: &ProgramError) -> String {
+pub(super) fn why(e: &ProgramError) -> String {
     if let ProgramError::LoadError { io_error, verifier_log } = e {
         let log = verifier_log.to_string();
         let last = log.lines().rev().find(|l| !l.starts_with("processed ") && !l.trim().is_empty()).unwrap_or_default();
