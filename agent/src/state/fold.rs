@@ -280,7 +280,15 @@ pub(super) fn retransmit(s: &mut Socket, at: Mono, r: &Retransmit) {
         };
         a.unanswered_since = Some(sent);
         a.idle_before = a.last_heard.map(|t| sent.since(t));
+        let idle = a.idle_before.filter(|i| *i >= Duration::from_secs(2));
+        // A sample that saw the send has told it already.
+        let told = s.history.iter().any(|h| h.kind == HistoryKind::Sent && h.at.plus(JIFFIES_SLACK) >= sent);
+        if let (Some(idle), false) = (idle, told) {
+            let what = r.detail.unacked_bytes.filter(|n| *n > 0).map_or_else(|| "data".into(), bytes);
+            s.note(sent, HistoryKind::Sent, format!("{what} sent after {} idle", span(idle)));
+        }
     }
+    let a = &mut s.activity;
     if let (Some(size), Some(mss)) = (r.detail.segment_bytes, r.detail.send_mss)
         && mss > 0
         && r.how != RetransmitKind::Tlp
@@ -485,13 +493,21 @@ fn sent(s: &mut Socket, when: Mono, n: Option<u64>, first: Option<Mono>, last: O
     let mut text = format!("{} sent", bytes(n.unwrap_or(0)));
     let idle = last.map(|l| when.since(l));
     if let Some(idle) = idle.filter(|i| *i >= Duration::from_secs(2)) {
-        text.push_str(&format!(" after {:.1} s idle", idle.as_secs_f64()));
+        text.push_str(&format!(" after {} idle", span(idle)));
     }
     s.note(when, HistoryKind::Sent, text);
 }
 
 /// Shorter pauses are part of one exchange.
 const SHORTEST_GAP: Duration = Duration::from_secs(1);
+
+/// `8.0 s`, from a minute on `5:02`.
+fn span(d: Duration) -> String {
+    match d.as_secs() {
+        0..60 => format!("{:.1} s", d.as_secs_f64()),
+        s => format!("{}:{:02}", s / 60, s % 60),
+    }
+}
 
 /// `94 KiB`: binary units, no fraction from 10 on.
 fn bytes(n: u64) -> String {

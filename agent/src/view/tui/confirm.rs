@@ -68,9 +68,11 @@ impl Confirm {
     }
 }
 
-/// Sockets that `K` is for: live, and keepalive not known to be on.
+/// Sockets that `K` is for: live, not yet closed by their process, and keepalive not known to be on.
 pub fn lacks_keepalive(s: &Socket) -> bool {
-    refusal(Wish::Keepalive, s).is_none() && !s.keepalive.is_some_and(|k| k.enabled)
+    let closing =
+        matches!(s.state, Some(TcpState::FinWait1 | TcpState::FinWait2 | TcpState::LastAck | TcpState::Closing));
+    !closing && refusal(Wish::Keepalive, s).is_none() && !s.keepalive.is_some_and(|k| k.enabled)
 }
 
 fn refusal(wish: Wish, s: &Socket) -> Option<String> {

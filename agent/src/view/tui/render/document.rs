@@ -53,35 +53,26 @@ impl Document {
         }
     }
 
-    /// Label and value pairs, in two columns where they fit side by side.
+    /// Label and value pairs, in two columns where they fit side by side; longer values below, over the whole width.
     pub fn facts(&mut self, facts: &[(&str, String, Style)]) {
         const LABEL: usize = 14;
-        let cell = |(label, value, style): &(&str, String, Style), room: usize| {
-            let shown = text::cut(&text::safe(value), room.saturating_sub(LABEL + 4)).into_owned();
-            let pad = room.saturating_sub(LABEL + 3 + text::width(&shown));
-            [
-                Span::styled(format!("   {}", text::left(label, LABEL)), self.theme.faint()),
-                Span::styled(shown, *style),
-                Span::raw(" ".repeat(pad)),
-            ]
-        };
-        if self.width < 110 {
-            for f in facts {
-                self.paragraph(3, &text::left(f.0, LABEL), self.theme.faint(), &f.1, f.2);
-            }
-            return;
-        }
-        let room = (self.width / 2).min(76);
-        let half = facts.len().div_ceil(2);
-        let mut lines = Vec::new();
+        let cell = (self.width / 2).min(76);
+        let room = cell.saturating_sub(LABEL + 4);
+        let wide = self.width >= 110;
+        let (pairs, rest): (Vec<_>, Vec<_>) = facts.iter().partition(|f| wide && text::width(&f.1) <= room);
+        let faint = self.theme.faint();
+        let half = pairs.len().div_ceil(2);
         for i in 0..half {
-            let mut spans = cell(&facts[i], room).to_vec();
-            if let Some(f) = facts.get(i + half) {
-                spans.extend(cell(f, room));
+            let mut spans = Vec::new();
+            for (label, value, style) in [pairs.get(i), pairs.get(i + half)].into_iter().flatten() {
+                spans.push(Span::styled(format!("   {}", text::left(label, LABEL)), faint));
+                spans.push(Span::styled(text::left(&text::safe(value), cell - LABEL - 3), *style));
             }
-            lines.push(Line::from(spans));
+            self.lines.push(Line::from(spans));
         }
-        self.lines.extend(lines);
+        for (label, value, style) in rest {
+            self.paragraph(3, &text::left(label, LABEL), faint, value, *style);
+        }
     }
 }
 

@@ -129,13 +129,15 @@ fn story_lines(s: &Socket, clock: WallClock, theme: Theme, width: usize) -> Vec<
             [one] => one.text.clone(),
             _ => format!("{} … {} in {}", first.text, last.text, text::duration(last.at.since(first.at))),
         };
-        lines.push(Line::from(vec![
-            Span::styled(format!("   {}  ", clock.local_time_ms(first.at)), theme.faint()),
-            Span::styled(
-                text::cut(&text::safe(&text), width.saturating_sub(17)).into_owned(),
-                style(first.kind, theme),
-            ),
-        ]));
+        let time = format!("   {}  ", clock.local_time_ms(first.at));
+        let room = width.saturating_sub(text::width(&time) + 1).max(10);
+        for (i, part) in text::wrap(&text::safe(&text), room).into_iter().enumerate() {
+            let lead = if i == 0 { time.clone() } else { " ".repeat(text::width(&time)) };
+            lines.push(Line::from(vec![
+                Span::styled(lead, theme.faint()),
+                Span::styled(part, style(first.kind, theme)),
+            ]));
+        }
     }
     lines
 }

@@ -265,6 +265,7 @@ fn cell(column: Column, s: &Socket, snapshot: &Snapshot, theme: Theme, columns: 
         Column::Idle => rows::idle(s, snapshot.at).map_or_else(none, |d| (text::duration(d), plain)),
         Column::Rtt => s.tcp.rtt.map_or_else(none, |d| (text::latency(d), plain)),
         Column::SendQueue => match s.tcp.send_queue_bytes {
+            _ if s.is_closed() => none(),
             None | Some(0) => none(),
             Some(n) => (text::bytes(n), if is_stuck(s) { theme.bad() } else { plain }),
         },
