@@ -1,9 +1,10 @@
 //! The kernel and what it offers in files: BTF, tracefs, cgroup2, the clock.
 
 use std::collections::HashSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::{Check, Status};
+use crate::source::ebpf::tracefs;
 
 const SECTION: &str = "Kernel";
 const BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -37,8 +38,8 @@ impl Kernel {
             arch: uname.machine().to_string_lossy().into_owned(),
             btf_bytes: btf.as_ref().map_or(0, Vec::len),
             btf: btf.as_deref().and_then(btf_names),
-            tracefs: tracefs(&mounts),
-            cgroup2: mount_of(&mounts, "cgroup2").into_iter().next(),
+            tracefs: tracefs_of(&mounts),
+            cgroup2: tracefs::cgroup2_mount(&mounts),
             hz: coarse_tick().and_then(|tick_ns| 1_000_000_000_u64.checked_div(tick_ns)),
             lockdown: std::fs::read_to_string("/sys/kernel/security/lockdown").ok().as_deref().and_then(chosen),
         }
@@ -69,28 +70,11 @@ fn btf_names(raw: &[u8]) -> Option<HashSet<Box<[u8]>>> {
     (magic == 0xeb9f).then(|| strings.split(|b| *b == 0).filter(wanted).map(Box::from).collect())
 }
 
-/// Mount points of a file system type, in the order of /proc/mounts.
-fn mount_of(mounts: &str, fs: &str) -> Vec<PathBuf> {
-    let fields = mounts.lines().map(|l| l.split(' ').collect::<Vec<_>>());
-    fields.filter(|f| f.get(2) == Some(&fs)).filter_map(|f| f.get(1).map(|p| PathBuf::from(unescape(p)))).collect()
-}
-
-/// /proc/mounts writes a space as `\040`.
-fn unescape(path: &str) -> String {
-    path.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
-}
-
-fn tracefs(mounts: &str) -> Result<PathBuf, String> {
-    let mut places = mount_of(mounts, "tracefs");
-    // debugfs mounts it on first use.
-    places.extend(mount_of(mounts, "debugfs").into_iter().map(|d| d.join("tracing")));
-    if places.is_empty() {
-        return Err("not mounted".into());
-    }
-    let readable = |p: &Path| std::fs::read_dir(p.join("events/tcp")).is_ok();
-    match places.iter().find(|p| readable(p)) {
-        Some(place) => Ok(place.clone()),
-        None => Err(format!("{} cannot be read by this user", places[0].display())),
+fn tracefs_of(mounts: &str) -> Result<PathBuf, String> {
+    let place = tracefs::mount_point(mounts).ok_or("not mounted")?;
+    match std::fs::read_dir(place.join("events")) {
+        Ok(_) => Ok(place),
+        Err(e) => Err(format!("{}: {e}", place.display())),
     }
 }
 
@@ -167,10 +151,8 @@ mod tests {
     }
 
     #[test]
-    fn mounts_are_found_by_type_and_spaces_come_back() {
-        let mounts = "none /sys/fs/cgroup/uni\\040fied cgroup2 rw 0 0\ntracefs /sys/kernel/tracing tracefs rw 0 0\n";
-        assert_eq!(mount_of(mounts, "cgroup2"), [PathBuf::from("/sys/fs/cgroup/uni fied")]);
-        assert_eq!(tracefs("proc /proc proc rw 0 0\n"), Err("not mounted".into()));
+    fn without_a_mount_there_is_no_tracefs() {
+        assert_eq!(tracefs_of("proc /proc proc rw 0 0\n"), Err("not mounted".into()));
     }
 
     #[test]

@@ -57,7 +57,7 @@ impl Check {
 struct Machine {
     kernel: kernel::Kernel,
     privileges: privileges::Privileges,
-    hooks: Vec<hooks::Hook>,
+    hooks: hooks::Hooks,
     trials: trials::Trials,
 }
 
@@ -84,12 +84,8 @@ pub fn run(args: &DoctorArgs) -> anyhow::Result<u8> {
 
 fn examine() -> Vec<Check> {
     let kernel = kernel::Kernel::read();
-    let machine = Machine {
-        privileges: privileges::Privileges::read(),
-        hooks: hooks::read(&kernel),
-        trials: trials::run(),
-        kernel,
-    };
+    let privileges = privileges::Privileges::read();
+    let machine = Machine { hooks: hooks::read(&kernel, &privileges), trials: trials::run(), kernel, privileges };
     let mut checks = summary::checks(&machine);
     checks.extend(kernel::checks(&machine.kernel));
     checks.extend(hooks::checks(&machine.hooks));
@@ -105,11 +101,12 @@ fn width() -> usize {
 }
 
 fn render(out: &mut impl Write, checks: &[Check], colour: bool, width: usize) -> io::Result<()> {
-    let name_width = checks.iter().map(|c| text::width(&c.name)).max().unwrap_or(0);
-    let indent = name_width + 6;
-    let mut section = "";
+    let (mut section, mut name_width, mut indent) = ("", 0, 0);
     for check in checks {
         if check.section != section {
+            let names = checks.iter().filter(|c| c.section == check.section).map(|c| text::width(&c.name));
+            name_width = names.max().unwrap_or(0);
+            indent = name_width + 6;
             let gap = if section.is_empty() { "" } else { "\n" };
             section = check.section;
             writeln!(out, "{gap}{section}")?;
@@ -151,7 +148,7 @@ mod tests {
         render(&mut out, &sample(), false, 60).unwrap();
         assert_eq!(
             String::from_utf8(out).unwrap(),
-            "Kernel\n  ✓ release       6.18.5\n  ✗ BTF           absent\n                  classic tracepoints are used instead\n\
+            "Kernel\n  ✓ release  6.18.5\n  ✗ BTF      absent\n             classic tracepoints are used instead\n\
              \nLimits\n  · tcp_retries2  15\n"
         );
     }

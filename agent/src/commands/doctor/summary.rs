@@ -2,6 +2,7 @@
 
 use caps::Capability;
 
+use super::hooks::Way;
 use super::{Check, Machine, Status};
 
 const SECTION: &str = "What works here";
@@ -33,16 +34,18 @@ fn watch(machine: &Machine) -> Check {
         return check("agent watch", Status::Limited, POLLING)
             .advise(format!("{why}: sudo agent watch shows every event"));
     }
-    let hooks = || machine.hooks.iter().filter(|h| !h.iterator);
-    let missing: Vec<&str> = hooks().filter(|h| !h.usable()).map(|h| h.without).collect();
-    let (backend, lesser) = if hooks().all(|h| h.btf) {
-        ("BTF tracepoints", None)
-    } else if machine.kernel.btf.is_some() {
-        ("BTF tracepoints, classic ones where BTF lacks them", None)
-    } else if hooks().any(|h| h.usable()) {
-        ("classic tracepoints", Some("without BTF there is no kind of retransmit and no RTO forecast from the event"))
-    } else {
-        return check("agent watch", Status::Limited, POLLING).advise("this kernel has no TCP tracepoints");
+    let hooks = &machine.hooks.tracepoints;
+    let missing: Vec<&str> = hooks.iter().filter(|h| !h.usable()).map(|h| h.without).collect();
+    // A run takes one backend for all its hooks.
+    let with_btf = hooks.iter().filter(|h| h.btf == Way::Attached).count();
+    let classic = hooks.iter().filter(|h| h.classic == Way::Attached).count();
+    let (backend, lesser) = match (with_btf, classic) {
+        (0, 0) => {
+            return check("agent watch", Status::Limited, POLLING)
+                .advise("no TCP tracepoint could be attached (see below)");
+        }
+        (0, _) => ("classic tracepoints", Some("they tell no kind of retransmit and nothing of the socket's timers")),
+        _ => ("BTF tracepoints", None),
     };
     match (missing.is_empty(), lesser) {
         (true, None) => check("agent watch", Status::Works, backend),
@@ -58,10 +61,10 @@ fn provenance(machine: &Machine) -> Check {
     if let Some(why) = no_programs(machine) {
         return check(name, Status::Missing, "not known").advise(why);
     }
-    match (&machine.kernel.cgroup2, machine.privileges.has(Capability::CAP_NET_ADMIN)) {
-        (Some(_), true) => check(name, Status::Works, "TTL, IP ID and sequence of the packet against its flow"),
-        (None, _) => check(name, Status::Missing, "not known").advise("it needs cgroup2 (see below)"),
-        (_, false) => check(name, Status::Missing, "not known").advise("it needs CAP_NET_ADMIN"),
+    match &machine.hooks.provenance {
+        Way::Attached => check(name, Status::Works, "TTL, IP ID and sequence of the packet against its flow"),
+        Way::Refused(why) => check(name, Status::Missing, "not known").advise(why.clone()),
+        _ => check(name, Status::Missing, "not known").advise("it needs BTF and cgroup2 (see below)"),
     }
 }
 
@@ -92,10 +95,8 @@ fn guard(machine: &Machine) -> Check {
 }
 
 fn close(machine: &Machine) -> Check {
-    if machine.privileges.has(Capability::CAP_NET_ADMIN) {
-        check("agent close", Status::Works, "SOCK_DESTROY (where the kernel has CONFIG_INET_DIAG_DESTROY)")
-    } else {
-        check("agent close", Status::Missing, "sockets cannot be destroyed")
-            .advise("it needs CAP_NET_ADMIN: run with sudo")
+    match &machine.trials.sock_destroy {
+        Ok(()) => check("agent close", Status::Works, "stuck sockets can be destroyed"),
+        Err(_) => check("agent close", Status::Missing, "sockets cannot be destroyed").advise("see SOCK_DESTROY below"),
     }
 }
