@@ -146,8 +146,9 @@ fn attach(backend: BackendChoice) -> Result<Vec<model::Hook>, String> {
         max_sockets: 64,
         ..load::Options::default()
     };
-    let mut ebpf = load::object(&types, &options).map_err(text)?;
-    Ok(load::attach(&mut ebpf, &types, &options))
+    // Without targets the programs return at once; all of it goes with the end of this function.
+    let (_ebpf, (), hooks) = load::load(&types, &options, |_| Ok(())).map_err(text)?;
+    Ok(hooks)
 }
 
 /// Reads both iterators once.
