@@ -163,7 +163,12 @@ async fn looped(
                 lookup = None;
                 live.follow(answers, feed);
             }
-            done = live.action_done() => live.take_all(done, outlets),
+            done = live.action_done() => {
+                if let Some(s) = screen.as_mut() {
+                    s.say_outcome(&done);
+                }
+                live.take_all(done, outlets);
+            }
             _ = tokio::time::sleep_until(end.unwrap_or_else(far)), if end.is_some() => {
                 return Ok(("duration".into(), 0));
             }

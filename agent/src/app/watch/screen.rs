@@ -98,6 +98,11 @@ impl Screen {
         live.act(Intent { what, selection, method, dry_run: false });
     }
 
+    /// What the actions that just ended came to.
+    pub fn say_outcome(&mut self, done: &[crate::model::Event]) {
+        self.tui.say_outcome(done);
+    }
+
     pub fn say_error(&mut self, text: &str) {
         self.tui.say(text, Tone::Error);
     }

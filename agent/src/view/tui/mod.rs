@@ -5,6 +5,7 @@
 mod confirm;
 mod input;
 mod keys;
+mod outcome;
 mod render;
 mod rows;
 mod state;
@@ -141,6 +142,13 @@ impl Tui {
         self.state.say(text, tone);
         self.message_since = Some(Instant::now());
         self.dirty = true;
+    }
+
+    /// Says what actions came to; nothing if there is none among the events.
+    pub fn say_outcome(&mut self, events: &[crate::model::Event]) {
+        if let Some((text, tone)) = outcome::line(events) {
+            self.say(text, tone);
+        }
     }
 
     /// How far a replay has come; nothing in a live run.
