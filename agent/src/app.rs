@@ -35,6 +35,13 @@ fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Close(args) => commands::close::run(args),
         Command::Sockets(args) => commands::sockets::run(args),
         Command::Doctor(args) => commands::doctor::run(&args),
+        Command::Report(args) => commands::report::run(&args),
+        Command::Replay(args) => {
+            let p = platform();
+            let screen = p.stdin_is_terminal && p.stdout_is_terminal && p.terminal_is_capable;
+            commands::replay::run(&args, screen, signals::stop_flag)
+        }
+        Command::Diff(args) => commands::diff::run(&args),
         Command::Schema => commands::schema::run(),
         Command::Completions(args) => commands::completions::run(&args),
         Command::Man(args) => commands::man::run(&args),

@@ -2,6 +2,7 @@
 
 pub mod close;
 pub mod completions;
+pub mod diff;
 pub mod doctor;
 pub mod guard;
 pub mod keepalive;
@@ -10,6 +11,7 @@ pub mod man;
 mod outcome;
 pub mod probe;
 pub mod replay;
+pub mod report;
 pub mod schema;
 mod select;
 pub mod sockets;

@@ -276,3 +276,110 @@ pub(crate) fn all() -> Vec<Event> {
     ];
     (10u64..).zip(kinds).map(|(s, kind)| Event { at: Mono(s * 1_000_000_007), kind }).collect()
 }
+
+/// A connection that idles for 100 s behind a NAT that forgets it, and hangs: eight timeouts and no ACK. A second socket
+/// to the same place gets its ACKs.
+pub(crate) fn hang() -> Vec<Event> {
+    let second = |s: f64| Mono((s * 1e9) as u64);
+    let keepalive =
+        Keepalive { enabled: false, idle_s: 7200, interval_s: 75, count: 9, user_timeout_ms: 0, set_by: None };
+    let socket = |id: u64, port: u16| SocketUpdate {
+        id: Some(SocketId(id)),
+        family: Some(Family::V4),
+        flow: Some(Flow { local: ([10, 1, 0, 2], port).into(), remote: ([198, 51, 100, 7], 443).into() }),
+        remote_name: Some("api.example.com".into()),
+        netns: Some(1),
+        owners: Some(vec![Owner { pid: 4182, comm: "node".into(), fd: Some(23) }]),
+        direction: Some(Direction::Outgoing),
+        state: Some(TcpState::Established),
+        opened: Some(second(10.0)),
+        keepalive: Some(keepalive),
+        ..SocketUpdate::default()
+    };
+    let sample = |id: u64, sent: u64, received: u64, ages: (u64, u64), unacked: u64| Sample {
+        socket: SocketId(id),
+        state: TcpState::Established,
+        tcp: TcpMetrics {
+            rtt: Some(Duration::from_millis(31)),
+            rto: Some(Duration::from_millis(231)),
+            backoff: Some(0),
+            retransmits: Some(0),
+            unacked_segments: Some(u32::from(unacked > 0)),
+            unacked_bytes: Some(unacked),
+            send_queue_bytes: Some(unacked),
+            receive_queue_bytes: Some(0),
+            last_sent_ms: Some(ages.0),
+            last_received_ms: Some(ages.1),
+            last_ack_ms: Some(ages.1),
+            bytes_sent: Some(sent),
+            bytes_received: Some(received),
+            bytes_acked: Some(sent - unacked),
+            data_segments_sent: Some((sent / 1000) as u32),
+            send_mss: Some(1448),
+            send_window_bytes: Some(65_535),
+            ..TcpMetrics::default()
+        },
+        gives_up_in: None,
+    };
+    let mut kinds = vec![(9.0, EventKind::Session(Box::new(session())))];
+    for (id, port) in [(0xa1, 53_072), (0xa2, 53_080)] {
+        kinds.push((11.0, EventKind::Socket(Box::new(socket(id, port)))));
+        kinds.push((12.0, EventKind::Sample(Box::new(sample(id, 2_000, 5_000, (900, 850), 0)))));
+    }
+    for n in 1..=10 {
+        let at = 12.0 + f64::from(n) * 10.0;
+        let bytes = 2_000 + 500 * u64::try_from(n).unwrap_or(0);
+        kinds.push((at, EventKind::Sample(Box::new(sample(0xa2, bytes, bytes * 2, (500, 450), 0)))));
+    }
+    let (mut at, mut rto) = (113.231, 0.231);
+    for n in 0..8u8 {
+        kinds.push((
+            at,
+            EventKind::Retransmit(Box::new(Retransmit {
+                socket: Some(SocketId(0xa1)),
+                flow: socket(0xa1, 53_072).flow,
+                netns: Some(1),
+                pid: Some(4182),
+                state: Some(TcpState::Established),
+                how: RetransmitKind::Rto,
+                segments: 1,
+                detail: TcpDetail {
+                    rtt: Some(Duration::from_millis(31)),
+                    rto: Some(Duration::from_secs_f64(rto)),
+                    backoff: Some(n),
+                    retransmits: Some(n),
+                    total_retransmits: Some(u32::from(n) + 1),
+                    unacked_segments: Some(1),
+                    unacked_bytes: Some(900),
+                    send_queue_bytes: Some(900),
+                    bytes_sent: Some(2_900),
+                    bytes_acked: Some(2_000),
+                    bytes_received: Some(5_000),
+                    last_sent: Some(Duration::from_secs_f64(rto)),
+                    last_received: Some(Duration::from_secs_f64(at - 11.2)),
+                    last_ack: Some(Duration::from_secs_f64(at - 11.1)),
+                    segment_bytes: Some(900),
+                    send_mss: Some(1448),
+                    send_window_bytes: Some(65_535),
+                    user_timeout_ms: Some(0),
+                    keepalive: Some(false),
+                },
+                gives_up_in: Some(Duration::from_secs_f64(924.6 - (at - 113.0))),
+            })),
+        ));
+        rto *= 2.0;
+        at += rto;
+    }
+    kinds
+        .push((at - rto + 1.0, EventKind::Action(Box::new(ActionRecord { socket: Some(SocketId(0xa1)), ..action() }))));
+    kinds.push((
+        at - rto + 3.0,
+        EventKind::End(Box::new(End {
+            reason: "interrupted".into(),
+            duration: Duration::from_secs_f64(at - rto + 3.0 - 9.0),
+            totals: Totals { sockets: 2, retransmits: 8, findings: 1, ..Totals::default() },
+        })),
+    ));
+    kinds.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+    kinds.into_iter().map(|(s, kind)| Event { at: second(s), kind }).collect()
+}

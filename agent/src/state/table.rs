@@ -159,7 +159,7 @@ impl Table {
     /// `change` answers whether the rules need to look at the socket again.
     fn with(&mut self, id: SocketId, at: Mono, change: impl FnOnce(&mut Socket) -> bool) {
         if !self.sockets.contains_key(&id) {
-            if self.sockets.len() >= self.config.max_sockets && !self.evict_one() {
+            if self.sockets.len() >= self.config.max_sockets && !self.evict() {
                 self.table_full += 1;
                 return;
             }
@@ -178,12 +178,20 @@ impl Table {
         }
     }
 
-    /// Makes room by dropping the oldest tombstone. False if every socket is alive.
-    fn evict_one(&mut self) -> bool {
-        let oldest = self.sockets.values().filter(|s| s.is_closed()).min_by_key(|s| s.closed_at).map(|s| s.id);
-        let Some(id) = oldest else { return false };
-        self.sockets.remove(&id);
-        self.order.retain(|o| *o != id);
+    /// Makes room by dropping the oldest tombstones, a sixteenth of the table at once: in a storm of short connections
+    /// one at a time would cost a pass over the table for each. False if every socket is alive.
+    fn evict(&mut self) -> bool {
+        let mut closed: Vec<(Mono, SocketId)> =
+            self.sockets.values().filter_map(|s| s.closed_at.map(|at| (at, s.id))).collect();
+        if closed.is_empty() {
+            return false;
+        }
+        let many = (self.config.max_sockets / 16).clamp(1, closed.len());
+        closed.select_nth_unstable(many - 1);
+        for (_, id) in &closed[..many] {
+            self.sockets.remove(id);
+        }
+        self.order.retain(|id| self.sockets.contains_key(id));
         true
     }
 

@@ -61,6 +61,10 @@ impl Lines {
         Ok(Self { input, compressed })
     }
 
+    pub fn is_compressed(&self) -> bool {
+        self.compressed
+    }
+
     /// Reads the next line into `line`, whose old content goes.
     ///
     /// # Errors

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 
 use crate::model::{Event, EventKind, Mono, WallClock};
-use crate::schema::{Line, ReadError, part_path};
+use crate::schema::{Line, ReadError, TIME_LEN, Time, part_path};
 
 /// Lines that may be unreadable before the first readable one; a recording begins with its session.
 const MAX_BAD_START: u64 = 1_000;
@@ -239,4 +239,45 @@ enum Refused {
     Read(ReadError),
     /// A later major version: nothing of it can be trusted.
     Major(String),
+}
+
+/// Bytes at the end of a plain file that surely hold its last line.
+const TAIL: u64 = 2 * MAX_LINE as u64;
+
+/// The time of the last readable line of a recording and its continuations. A plain file is read from its end; a
+/// compressed one has to be read through.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn last_line_time(path: &Path) -> anyhow::Result<Option<Time>> {
+    use std::io::{Read as _, Seek as _, SeekFrom};
+    let last_part = (1..).map(|n| part_path(path, n)).take_while(|p| p.exists()).last();
+    let path = last_part.as_deref().unwrap_or(path);
+    let time_of = |line: &[u8]| Line::parse(line).ok().map(|l| l.time());
+    let mut file = std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let length = file.metadata()?.len();
+    let mut lines = Lines::open(path)?;
+    if !lines.is_compressed() {
+        let mut end = Vec::new();
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+        file.take(TAIL).read_to_end(&mut end)?;
+        return Ok(end.split(|b| *b == b'\n').rev().find_map(time_of));
+    }
+    let (mut line, mut last) = (Vec::new(), None);
+    loop {
+        match lines.next(&mut line)? {
+            // Only the start of a line is looked at: `time` is one of the first fields.
+            Found::Line | Found::Tail => last = leading_time(&line).or(last),
+            Found::TooLong => {}
+            Found::End | Found::NotText | Found::Broken(_) => return Ok(last),
+        }
+    }
+}
+
+/// The time of a line as this program writes it, without parsing the rest.
+fn leading_time(line: &[u8]) -> Option<Time> {
+    const KEY: &[u8] = b",\"time\":\"";
+    let start = memchr::memmem::find(&line[..line.len().min(200)], KEY)? + KEY.len();
+    let text = line.get(start..start + TIME_LEN)?;
+    Time::parse(std::str::from_utf8(text).ok()?)
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use self::address::Addresses;
 use crate::model::{ActionRecord, Event, EventKind, Finding, Flow, Hook, Owner, Reset, Session, SocketUpdate, Targets};
-use crate::state::Socket;
+use crate::state::{Snapshot, Socket};
 
 /// Names remembered of each kind; beyond it all share one pseudonym.
 const MAX_NAMES: usize = 20_000;
@@ -325,6 +325,28 @@ impl Redactor {
         new.note = a.note.as_ref().map(|t| self.text(t));
         new.remote = a.remote.as_ref().map(|t| self.destination(t));
         new
+    }
+
+    /// A whole picture for a report: sockets with their timelines, findings, session.
+    pub fn snapshot(&mut self, s: &Snapshot) -> Snapshot {
+        // Sockets first: their names are then known when texts are looked at.
+        let sockets: Vec<Socket> = s.sockets.iter().map(|x| self.socket(x)).collect();
+        let sockets = (sockets.into_iter().zip(&s.sockets))
+            .map(|(mut new, old)| {
+                new.history.clone_from(&old.history);
+                for h in &mut new.history {
+                    h.text = self.text(&h.text);
+                }
+                new.last_reset = old.last_reset.as_ref().map(|r| self.reset(r));
+                Arc::new(new)
+            })
+            .collect();
+        Snapshot {
+            session: Arc::new(self.session(&s.session)),
+            sockets,
+            findings: s.findings.iter().map(|f| Arc::new(self.finding(f))).collect(),
+            ..s.clone()
+        }
     }
 
     /// A socket as a `socket` line needs it; its history, which lines do not carry, is left out.

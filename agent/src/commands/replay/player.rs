@@ -1,0 +1,175 @@
+//! A recording run through today's state and rules, at the recording's own time.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+
+use crate::diagnose::{Engine, Thresholds};
+use crate::model::{Event, EventKind, Finding, Mono, WallClock};
+use crate::source::replay::{Recording, Stats};
+use crate::state::{Snapshot, Table, TableConfig};
+use crate::view::redact::Redactor;
+
+/// How often the rules look, in the recording's time.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Looks between two events at most: a recording may claim a gap of years.
+const MAX_LOOKS_IN_GAP: u32 = 10_000;
+/// Sockets kept. Fewer than a live run keeps: most of a storm are tombstones, and a report must fit into 200 MiB.
+const MAX_SOCKETS: usize = 16_384;
+
+/// What one step brought.
+pub struct Step {
+    /// The event, already taken into the table; `None` for a look of the rules between events.
+    pub event: Option<Event>,
+    /// Opened, changed or closed by it, also in the table.
+    pub findings: Vec<Finding>,
+}
+
+pub struct Player {
+    recording: Recording,
+    pub table: Table,
+    engine: Engine,
+    redactor: Option<Redactor>,
+    /// Read and not yet due.
+    next: Option<Event>,
+    now: Mono,
+    start: Mono,
+    looked: Mono,
+    expired: Mono,
+    looks_in_gap: u32,
+    clock: WallClock,
+    events: u64,
+}
+
+impl Player {
+    /// Opens the recording and reads its first event.
+    ///
+    /// # Errors
+    /// The file is no recording, empty, or cannot be read: one sentence.
+    pub fn open(path: &Path, thresholds: Thresholds, redactor: Option<Redactor>) -> Result<Self> {
+        let mut recording = Recording::open(path)?;
+        let first = recording.next_event()?.context("the recording holds no event")?;
+        let clock = recording.clock().context("the recording holds no time")?;
+        let start = first.at;
+        let config = TableConfig { max_sockets: MAX_SOCKETS, ..TableConfig::default() };
+        Ok(Self {
+            recording,
+            table: Table::new(config),
+            engine: Engine::new(thresholds),
+            redactor,
+            next: Some(first),
+            now: start,
+            start,
+            looked: start,
+            expired: start,
+            looks_in_gap: 0,
+            clock,
+            events: 0,
+        })
+    }
+
+    /// The time of the next step; `None` at the end.
+    pub fn next_at(&self) -> Option<Mono> {
+        self.next.as_ref().map(|e| e.at)
+    }
+
+    /// Plays the next event, or one look of the rules that is due before it. `None` at the end.
+    ///
+    /// # Errors
+    /// The recording cannot be read on.
+    pub fn step(&mut self) -> Result<Option<Step>> {
+        let Some(next) = &self.next else { return Ok(None) };
+        if let Some(due) = self.engine.next_due().filter(|due| *due < next.at && self.looks_in_gap < MAX_LOOKS_IN_GAP) {
+            self.looks_in_gap += 1;
+            // A look may be overdue: time does not go back.
+            self.now = self.now.max(due);
+            return Ok(Some(Step { event: None, findings: self.look() }));
+        }
+        self.looks_in_gap = 0;
+        let event = std::mem::replace(&mut self.next, None);
+        let Some(event) = event else { return Ok(None) };
+        self.next = self.recording.next_event()?;
+        self.now = self.now.max(event.at);
+        let event = match &mut self.redactor {
+            Some(r) => r.event(&event),
+            None => event,
+        };
+        self.events += 1;
+        // Findings of the recording are those of the rules of its day: they are made anew.
+        if !matches!(event.kind, EventKind::Finding(_)) {
+            self.table.apply(&event);
+        }
+        if self.now.since(self.expired) >= Duration::from_secs(1) {
+            self.expired = self.now;
+            self.table.expire(self.now);
+        }
+        let last = self.next.is_none();
+        let findings = if last || self.now.since(self.looked) >= LOOK_EVERY { self.look() } else { Vec::new() };
+        Ok(Some(Step { event: Some(event), findings }))
+    }
+
+    fn look(&mut self) -> Vec<Finding> {
+        self.looked = self.now;
+        let changed = self.table.take_changed();
+        let findings = self.engine.evaluate(self.now, &self.table, &changed);
+        for f in &findings {
+            self.table.apply(&Event { at: self.now, kind: EventKind::Finding(Box::new(f.clone())) });
+        }
+        findings
+    }
+
+    /// Lets the time pass to `to`, between events: idle times and countdowns go on.
+    pub fn pass(&mut self, to: Mono) {
+        let limit = self.next_at().unwrap_or(self.now);
+        self.now = self.now.max(to.min(limit));
+    }
+
+    pub fn snapshot(&self) -> Snapshot {
+        self.table.snapshot(self.now, self.clock, self.engine.open())
+    }
+
+    pub fn open_findings(&self) -> Vec<Arc<Finding>> {
+        self.engine.open()
+    }
+
+    pub fn now(&self) -> Mono {
+        self.now
+    }
+
+    /// Time of the first event.
+    pub fn start(&self) -> Mono {
+        self.start
+    }
+
+    pub fn clock(&self) -> WallClock {
+        self.clock
+    }
+
+    pub fn events(&self) -> u64 {
+        self.events
+    }
+
+    pub fn stats(&self) -> &Stats {
+        self.recording.stats()
+    }
+}
+
+/// The time of the last readable line, by a look at the end of the file where that is possible.
+///
+/// # Errors
+/// As [`Recording::open`].
+pub fn last_time(path: &Path, clock: &WallClock) -> Result<Option<Mono>> {
+    Ok(crate::source::replay::last_line_time(path)?.and_then(|t| clock.mono(t.0.into())))
+}
+
+/// Thresholds of a `--config` file, or the defaults.
+///
+/// # Errors
+/// The file cannot be read or has an unknown or senseless threshold.
+pub fn thresholds(file: Option<&Path>) -> Result<Thresholds> {
+    let Some(file) = file else { return Ok(Thresholds::default()) };
+    let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    Thresholds::from_toml(&text).map_err(|why| anyhow::anyhow!("{}: {why}", file.display()))
+}
