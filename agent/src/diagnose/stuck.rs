@@ -85,10 +85,14 @@ pub fn judge(now: Mono, s: &Socket, t: &Thresholds) -> Option<Stuck> {
         gave_up_at,
     };
     let gap = a.idle_before.is_some_and(|i| i >= t.gap(s.tcp.rtt));
-    // With keepalive probes more often than the gap the path was kept awake: idleness is no explanation.
-    let kept_awake = s
-        .keepalive
-        .is_some_and(|k| k.enabled && a.idle_before.is_some_and(|i| Duration::from_secs(k.idle_s.into()) < i));
+    // With keepalive probes more often than the gap the path was kept awake: idleness is no explanation. Keepalive that
+    // was switched on later (by us, on a socket that hangs already) sent none.
+    let kept_awake = s.keepalive.is_some_and(|k| {
+        let first_probe = Duration::from_secs(k.idle_s.into());
+        k.enabled
+            && a.idle_before.is_some_and(|i| first_probe < i)
+            && a.keepalive_changed_at.is_none_or(|t| t.plus(first_probe) < since)
+    });
     let kind = if large_only(s, t) && (stuck.acked_beside || !gap) {
         Kind::Mtu
     } else if gap && !kept_awake {

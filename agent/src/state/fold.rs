@@ -44,6 +44,7 @@ pub(super) fn update(s: &mut Socket, at: Mono, u: &SocketUpdate) {
         };
         let k = crate::model::Keepalive { set_by, ..k };
         if changed && s.keepalive != Some(k) {
+            s.activity.keepalive_changed_at = Some(at);
             let text = if k.enabled {
                 format!("SO_KEEPALIVE on, {}s/{}s/{}", k.idle_s, k.interval_s, k.count)
             } else {
@@ -549,6 +550,7 @@ pub(super) fn action(s: &mut Socket, at: Mono, a: &ActionRecord) {
         if o.user_timeout_ms > 0 {
             text.push_str(&format!(", user timeout {} ms", o.user_timeout_ms));
         }
+        s.activity.keepalive_changed_at = Some(at);
         s.keepalive = Some(crate::model::Keepalive {
             enabled: o.enabled,
             idle_s: o.idle_s,

@@ -84,6 +84,8 @@ pub struct Activity {
     pub bytes_sent_at_fin: Option<u64>,
     /// When this end closed (FIN_WAIT1 or LAST_ACK).
     pub app_closed_at: Option<Mono>,
+    /// When keepalive was last seen to change; `None` = it is as it was at first sight.
+    pub keepalive_changed_at: Option<Mono>,
     /// When the agent itself destroyed the socket.
     pub closed_by_agent: Option<Mono>,
     /// Retransmits of full-size and of smaller segments since the last progress; tail-loss probes do not count.

@@ -167,6 +167,11 @@ impl Collector {
         self.first.map_or(Duration::ZERO, |first| self.last.since(first))
     }
 
+    /// Time of the first event.
+    pub fn start(&self) -> Option<Mono> {
+        self.first
+    }
+
     pub fn findings(&self) -> impl Iterator<Item = &Arc<Finding>> {
         self.findings.values()
     }

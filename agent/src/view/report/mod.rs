@@ -69,7 +69,7 @@ impl Report {
         let seen = snapshot.totals.sockets.max(sockets.len() as u64);
         sockets.truncate(MAX_SOCKETS);
         let sockets: Vec<_> = sockets.into_iter().map(|(_, s)| s).collect();
-        let start = collected.series.start().or(sockets.iter().map(|s| s.first_seen).min()).unwrap_or(snapshot.at);
+        let start = collected.start().or(sockets.iter().map(|s| s.first_seen).min()).unwrap_or(snapshot.at);
         Self {
             sockets_left_out: seen.saturating_sub(sockets.len() as u64),
             start,
