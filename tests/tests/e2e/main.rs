@@ -1,5 +1,6 @@
 //! The product against the running kernel. Each test has a network of its own; they run beside each other.
 
+mod actions;
 mod attribution;
 mod bad_input;
 mod clients;
