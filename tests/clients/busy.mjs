@@ -1,6 +1,6 @@
 // A busy HTTP server or its client, obeying lines on stdin as agt-workload does: `N serve PORT`, and
-// `N load PORT CONNECTIONS MILLISECONDS`, which keeps that many connections open and asks on all of them again and
-// again. The server keeps libuv's worker threads busy beside its event loop.
+// `N load PORT CONNECTIONS`, which keeps that many connections open and asks on all of them again and again until
+// `N stop`. The server keeps libuv's worker threads busy beside its event loop.
 import { readFile } from "node:fs";
 import http from "node:http";
 import readline from "node:readline";
@@ -18,8 +18,9 @@ function serve(op, port) {
   server.listen(port, "127.0.0.1", () => say({ op, ok: true, port: server.address().port }));
 }
 
-async function load(op, port, connections, milliseconds) {
-  const until = Date.now() + milliseconds;
+let stopped = false;
+
+async function load(op, port, connections) {
   let [requests, errors, slowest] = [0, 0, 0];
   const ask = (agent) =>
     new Promise((done) => {
@@ -39,7 +40,7 @@ async function load(op, port, connections, milliseconds) {
   const agents = Array.from({ length: connections }, () => new http.Agent({ keepAlive: true, maxSockets: 1 }));
   await Promise.all(agents.map(ask));
   say({ event: "loading" });
-  while (Date.now() < until) {
+  while (!stopped) {
     await Promise.all(agents.map(ask));
   }
   agents.forEach((agent) => agent.destroy());
@@ -51,6 +52,10 @@ readline
   .createInterface({ input: process.stdin })
   .on("line", (line) => {
     const [op, what, ...numbers] = line.split(" ");
-    (what === "serve" ? serve : load)(op, ...numbers.map(Number));
+    const stop = () => {
+      stopped = true;
+      say({ op, ok: true });
+    };
+    ({ serve, load, stop })[what](op, ...numbers.map(Number));
   })
   .on("close", () => process.exit(0));

@@ -168,13 +168,14 @@ fn injected_system_calls_disturb_nobody() {
     let lab = Lab::new();
     let (server, client) = (start(&lab.client, &["node", "busy.mjs"]), start(&lab.client, &["node", "busy.mjs"]));
     let port = server.call("serve 0")["port"].clone();
-    let load = client.begin(&format!("load {port} {CONNECTIONS} 4000"));
+    let load = client.begin(&format!("load {port} {CONNECTIONS}"));
     client.event(&json!({"event": "loading"}));
     let run = Builder::new(["keepalive", "--json", "--method", "ptrace", "--pid", &server.pid().to_string()]).run();
     let done = run.all(&json!({"type": "action", "method": "ptrace", "result": "applied", "after": {"enabled": true}}));
     assert_eq!(done.len(), CONNECTIONS, "{}", run.describe());
     let again = Builder::new(["keepalive", "--json", "--dry-run", "--pid", &server.pid().to_string()]).run();
     assert_eq!(again.all(&json!({"type": "action", "result": "unchanged"})).len(), CONNECTIONS, "{}", again.describe());
+    client.call("stop");
     let answer = client.answer(load);
     assert_eq!(answer["errors"], 0, "{answer}");
     assert!(answer["requests"].as_u64() > Some(2 * CONNECTIONS as u64), "{answer}");
