@@ -7,6 +7,7 @@ use crate::commands;
 use crate::config::{self, Platform, UsageError};
 
 mod child;
+pub mod privileges;
 mod signals;
 mod watch;
 

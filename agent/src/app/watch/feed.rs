@@ -80,6 +80,10 @@ impl Feed {
         Ok(feed)
     }
 
+    pub fn has_kernel(&self) -> bool {
+        self.kernel.is_some()
+    }
+
     pub fn hooks(&self) -> &[Hook] {
         &self.hooks
     }

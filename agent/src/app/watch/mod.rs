@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::app::child::Child;
+use crate::app::privileges::{self, Work};
 use crate::app::signals::{Ended, Signals};
 use crate::attribute::{Attribution, Names};
 use crate::config::{Output, WatchConfig};
@@ -69,6 +70,12 @@ async fn watch(mut config: WatchConfig) -> Result<u8> {
     if let Some(log) = feed.kernel_log() {
         tokio::spawn(log.run());
     }
+    let t = &config.targets;
+    privileges::drop_to(&Work {
+        new_namespaces: t.tree || t.all || t.cgroup.is_some() || !t.comms.is_empty(),
+        new_files: config.screen || config.max_size.is_some(),
+        kernel: feed.has_kernel(),
+    })?;
     if let Some(child) = &mut child {
         child.release()?;
     }
