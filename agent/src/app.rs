@@ -7,6 +7,7 @@ use crate::commands;
 use crate::config::{self, Platform, UsageError};
 
 mod child;
+mod probe;
 pub mod privileges;
 mod signals;
 mod watch;
@@ -30,7 +31,7 @@ fn dispatch(command: Command) -> anyhow::Result<u8> {
         Command::Watch(args) => watch::run(config::watch(args, platform())?),
         Command::Run(args) => watch::run(config::run(args, platform())?),
         Command::Limits(args) => commands::limits::run(args),
-        Command::Probe(args) => commands::probe::run(args, signals::stop_flag()?, |_| None),
+        Command::Probe(args) => probe::run(args),
         Command::Keepalive(args) => commands::keepalive::run(args),
         Command::Guard(args) => commands::guard::run(args),
         Command::Close(args) => commands::close::run(args),

@@ -3,6 +3,7 @@
 
 pub mod expect;
 pub mod lab;
+pub mod nginx;
 pub mod runner;
 pub mod wait;
 pub mod workload;

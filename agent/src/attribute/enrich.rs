@@ -212,7 +212,7 @@ impl Attribution {
 
 /// How long the connection had been silent before the last thing that was sent, or, if that was answered, until now.
 /// From the ages in the socket at the event.
-pub(super) fn idle_before(d: &TcpDetail) -> Option<Duration> {
+pub fn idle_before(d: &TcpDetail) -> Option<Duration> {
     let heard = match (d.last_ack, d.last_received) {
         (Some(a), Some(b)) => a.min(b),
         (a, b) => a.or(b)?,

@@ -25,6 +25,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use enrich::idle_before;
 pub use destination::{BadDestination, Destination, Host};
 pub use known::Known;
 pub use names::{Lookup, Names};
@@ -233,7 +234,7 @@ impl Attribution {
 
     /// The user's name for the remote end.
     fn name_for(&self, flow: Option<crate::model::Flow>) -> Option<Arc<str>> {
-        self.names.name_of(flow?.remote.ip())
+        self.names.name_of(flow?.remote)
     }
 }
 

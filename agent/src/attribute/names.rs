@@ -141,13 +141,13 @@ impl Names {
         self.is_empty() || self.destinations.iter().any(|d| d.matches(remote) || by_name(d))
     }
 
-    /// The user's name for this address.
-    pub fn name_of(&self, ip: IpAddr) -> Option<Arc<str>> {
-        self.destinations
-            .iter()
-            .filter_map(Destination::name)
-            .find(|name| self.of(name).any(|known| known == ip))
-            .cloned()
+    /// The user's name for this remote end. Of several names that resolve to one address, the one that was given with
+    /// this port; by the address alone the first is taken.
+    pub fn name_of(&self, remote: SocketAddr) -> Option<Arc<str>> {
+        let named = |d: &&Destination| d.name().is_some_and(|name| self.of(name).any(|known| known == remote.ip()));
+        let mut all = self.destinations.iter().filter(named);
+        let by_port = all.clone().find(|d| d.port == Some(remote.port()));
+        by_port.or_else(|| all.find(|d| d.port.is_none())).and_then(|d| d.name().cloned())
     }
 }
 
@@ -195,8 +195,8 @@ mod tests {
         assert!(!n.apply(answer("api.test", &["192.0.2.1"]), Mono(2)), "nothing new");
         assert!(n.apply(answer("api.test", &["192.0.2.9"]), Mono(3)));
         assert!(n.matches(at("192.0.2.1:443")) && n.matches(at("192.0.2.9:443")));
-        assert_eq!(n.name_of("192.0.2.1".parse().unwrap()).as_deref(), Some("api.test"));
-        assert_eq!(n.name_of("10.9.9.9".parse().unwrap()), None);
+        assert_eq!(n.name_of("192.0.2.1:443".parse().unwrap()).as_deref(), Some("api.test"));
+        assert_eq!(n.name_of("10.9.9.9:443".parse().unwrap()), None);
     }
 
     #[test]

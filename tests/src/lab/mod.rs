@@ -3,7 +3,7 @@
 //! Nothing here has a name in a file system or in the host's network: a namespace lives as long as a descriptor or a
 //! process in it, so that a test that panics or is killed leaves nothing behind.
 
-mod cmd;
+pub mod cmd;
 mod net;
 mod ns;
 mod rules;

@@ -124,6 +124,7 @@ impl Process {
                 self.send(number(id)?, number(bytes)?)?;
                 self.receive(number(id)?, number(bytes)?)
             }
+            ["http", id] => self.http(number(id)?),
             ["end", id] => self.read_to_end(number(id)?),
             ["close", id] => self.table.remove(number(id)?).map(|_| json!({})),
             ["abort", id] => {
@@ -166,6 +167,30 @@ impl Process {
             .map(|()| json!({})),
             ["exit", code] => std::process::exit(number(code)?),
             _ => Err(io::Error::other(format!("no such command: {}", words.join(" ")))),
+        }
+    }
+
+    /// One HTTP/1.1 request and its whole answer (by Content-Length) on a kept connection.
+    fn http(&self, id: u32) -> io::Result<Value> {
+        use std::io::{Read, Write};
+        let stream = self.table.stream(id)?;
+        let mut stream = &*stream;
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: server\r\n\r\n")?;
+        let mut answer = Vec::new();
+        let mut buffer = [0; 4096];
+        loop {
+            let text = String::from_utf8_lossy(&answer).to_ascii_lowercase();
+            if let Some((head, body)) = text.split_once("\r\n\r\n") {
+                let chunked = head.contains("transfer-encoding: chunked") && body.ends_with("0\r\n\r\n");
+                let length = head.lines().find_map(|l| l.strip_prefix("content-length: ")?.trim().parse::<usize>().ok());
+                if chunked || length.is_some_and(|n| body.len() >= n) {
+                    return Ok(json!({"bytes": answer.len()}));
+                }
+            }
+            match stream.read(&mut buffer)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                n => answer.extend_from_slice(&buffer[..n]),
+            }
         }
     }
 

@@ -10,5 +10,6 @@ mod filters;
 mod keepalive;
 mod lab;
 mod lifecycle;
+mod limits;
 mod scene;
 mod sockets;

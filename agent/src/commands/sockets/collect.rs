@@ -246,7 +246,7 @@ impl Collector {
         known.keepalive = keepalive;
         known.orphan = socket.is_orphan();
         let gives_up_in = known.gives_up_in(socket.state, &socket.tcp, sysctls, self.now);
-        let remote_name = self.names.name_of(socket.flow.remote.ip());
+        let remote_name = self.names.name_of(socket.flow.remote);
         Some(Row { socket, netns, owners, direction, keepalive, remote_name, gives_up_in })
     }
 
