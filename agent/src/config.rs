@@ -70,6 +70,13 @@ pub struct WatchConfig {
     pub wave_window: Option<Duration>,
 }
 
+impl WatchConfig {
+    /// Whether somebody hears of the watch without its recording and without a screen.
+    pub fn has_other_outlets(&self) -> bool {
+        self.interval_report.is_some() || self.on_finding.is_some() || self.webhook.is_some()
+    }
+}
+
 /// The ring's bounds: one page, and 1 GiB (an `u32` in the kernel's map attributes, and nobody needs more).
 const RING_MIN: u64 = 4096;
 const RING_MAX: u64 = 1 << 30;

@@ -53,8 +53,18 @@ impl Attribution {
         now: Mono,
         out: &mut Vec<Event>,
     ) -> bool {
-        if id.is_none() {
-            *id = flow.and_then(|f| self.table.of_flow(&f, netns));
+        if id.is_none()
+            && let Some(f) = flow
+        {
+            *id = self.table.of_flow(&f, netns);
+            // Classic tracepoints name no cookie: a new connection is found among the descriptors by its ends.
+            if id.is_none() && !self.spec.all && f.local.port() != 0 && self.names.matches(f.remote) {
+                let urgent: Vec<u32> = self.processes.values().filter(|p| p.due_urgently(now)).map(|p| p.pid).collect();
+                for pid in urgent {
+                    self.scan(pid, now, out);
+                }
+                *id = self.table.of_flow(&f, netns);
+            }
         }
         let Some(socket) = *id else {
             // A RST for no socket has no owner; it is shown when everything is watched.
@@ -128,7 +138,9 @@ impl Attribution {
             k.direction = Some(Direction::Outgoing);
             k.state = Some(TcpState::SynSent);
             k.remote_name = self.name_for(c.flow);
-            if let Some(p) = self.processes.get(&pid) {
+            if let Some(p) = self.processes.get_mut(&pid) {
+                // The program may have changed (exec) since the last look.
+                p.rename();
                 k.add_owner(p.owner(None));
                 if let Some(netns) = p.netns.clone() {
                     self.namespaces.enter(&netns, now);

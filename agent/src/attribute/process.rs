@@ -68,6 +68,15 @@ impl Process {
         Owner { pid: self.pid, comm: self.comm.clone(), fd }
     }
 
+    /// Reads its name again; the last one stays when it is gone.
+    pub fn rename(&mut self) {
+        if let Some(comm) = procfs::comm(self.pid)
+            && *comm != *self.comm
+        {
+            self.comm = comm.into();
+        }
+    }
+
     pub fn due(&self, now: Mono) -> bool {
         self.scanned.is_none_or(|t| now.since(t) >= (self.cost * SCAN_SHARE).max(SCAN_MIN))
     }
@@ -81,11 +90,7 @@ impl Process {
     pub fn scan(&mut self, now: Mono, buffer: &mut Vec<SocketFd>) -> Option<Diff> {
         let started = Mono::now();
         self.scanned = Some(now);
-        if let Some(comm) = procfs::comm(self.pid)
-            && *comm != *self.comm
-        {
-            self.comm = comm.into();
-        }
+        self.rename();
         let result = procfs::sockets_of(self.pid, buffer);
         self.hidden = None;
         match result {

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use anyhow::Result;
 
 use super::Ns;
+use crate::wait::until;
 
 /// A host's IPv4 and IPv6 address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,8 +72,18 @@ impl Lab {
         lab.router.sysctl("net.ipv4.ip_forward", 1)?;
         lab.router.sysctl("net.ipv6.conf.all.forwarding", 1)?;
         lab.router.ip(&[("rc", 1), ("rs", 2), ("rt", 3)].map(|(link, net)| address(link, net, 1)).concat())?;
+        for (host, links) in [(&lab.client, 1), (&lab.router, 3), (&lab.server, 1), (&lab.server2, 1)] {
+            until("links that carry packets", || links_up(host) == links);
+        }
         Ok(lab)
     }
+}
+
+/// Links that the kernel has found ready: it looks at a new carrier up to a second later, and only then has the link
+/// a queue and a link-local address. A SYN sent before would be lost and its repetition would spoil the RTT.
+fn links_up(host: &Ns) -> usize {
+    let text = host.run(|| std::fs::read_to_string("/proc/thread-self/net/if_inet6")).map(Result::unwrap_or_default);
+    text.unwrap_or_default().lines().filter(|l| l.starts_with("fe80")).count()
 }
 
 /// A veth pair between `host` and the router, with the host's addresses and default routes.

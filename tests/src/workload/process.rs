@@ -65,7 +65,8 @@ fn once(command: &[&str]) -> ExitCode {
 fn in_pid_namespace() -> ExitCode {
     // SAFETY: CLONE_NEWPID changes only where this process's future children live.
     let made = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWPID) };
-    let child = made.map_err(io::Error::from).and_then(|()| Command::new("/proc/self/exe").spawn());
+    // Not through /proc/self/exe: the process would be called «exe».
+    let child = made.map_err(io::Error::from).and_then(|()| Command::new(std::env::current_exe()?).spawn());
     match child {
         Ok(mut child) => {
             say(&json!({"event": "inner", "pid": child.id()}));
@@ -323,7 +324,7 @@ impl Process {
         let entries: Vec<Entry> = ids.iter().map(|id| self.table.get(number(id)?)).collect::<io::Result<_>>()?;
         let fds: Vec<RawFd> = entries.iter().map(AsRawFd::as_raw_fd).collect();
         let list: Vec<String> = fds.iter().map(ToString::to_string).collect();
-        let mut command = Command::new("/proc/self/exe");
+        let mut command = Command::new(std::env::current_exe()?);
         command.args(["--adopt", &list.join(",")]).stdin(Stdio::piped()).stdout(Stdio::piped());
         // SAFETY: fcntl is safe between fork and exec; the descriptors are held open by `entries`.
         unsafe {

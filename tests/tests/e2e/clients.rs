@@ -69,9 +69,14 @@ fn story(client: &[&str], v6: bool, backend: &str, request: impl Fn(&str) -> Str
     lab.clear_rules();
     assert_eq!(client.answer(op)["status"], 200);
 
-    // The server closes with linger 0.
+    // The server closes with linger 0. Classic tracepoints do not look at packets: who made a RST stays open there.
+    let origin = |name: &str| json!(if backend == "btf" { name } else { "unknown" });
     assert_eq!(client.fail(&ask("/reset")), "ECONNRESET");
-    agent.expect(&mine("reset", &local, json!({"direction": "received", "origin": "peer", "state": "ESTABLISHED"})));
+    agent.expect(&mine(
+        "reset",
+        &local,
+        json!({"direction": "received", "origin": origin("peer"), "state": "ESTABLISHED"}),
+    ));
 
     // The router rejects: on the connection that replaced it.
     client.call(&ask("/ok?second"));
@@ -80,7 +85,7 @@ fn story(client: &[&str], v6: bool, backend: &str, request: impl Fn(&str) -> Str
     lab.reject(PORT);
     assert_eq!(client.fail(&ask("/ok")), "ECONNRESET");
     lab.clear_rules();
-    agent.expect(&mine("reset", &second, json!({"direction": "received", "origin": "middlebox"})));
+    agent.expect(&mine("reset", &second, json!({"direction": "received", "origin": origin("middlebox")})));
 
     // A port is closed.
     let closed = Lab::SERVER.port(v6, 9);

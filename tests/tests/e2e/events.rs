@@ -52,8 +52,11 @@ fn every_event(backend: &str, v6: bool) {
     let aborted = s.connect(PORT + 1, "reset-after:10");
     s.client.call(&format!("send {} 10", aborted.id));
     assert_eq!(s.client.fail(&format!("end {}", aborted.id)), "ECONNRESET");
+    // Classic tracepoints do not look at packets: who made a RST stays open there.
+    let packets = backend == "btf";
+    let origin = |name: &str| json!(if packets { name } else { "unknown" });
     let reset = |c, more| with(about("reset", &s.client, c), more);
-    agent.expect(&reset(&aborted, json!({"direction": "received", "origin": "peer", "state": "ESTABLISHED"})));
+    agent.expect(&reset(&aborted, json!({"direction": "received", "origin": origin("peer"), "state": "ESTABLISHED"})));
 
     // A closed port.
     let (op, refused) = s.client.connecting(s.server_at(9));
@@ -69,7 +72,10 @@ fn every_event(backend: &str, v6: bool) {
     s.client.call(&format!("send {} 10", rejected.id));
     assert_eq!(s.client.fail(&format!("end {}", rejected.id)), "ECONNRESET");
     s.lab.clear_rules();
-    agent.expect(&reset(&rejected, json!({"direction": "received", "origin": "middlebox", "state": "ESTABLISHED"})));
+    agent.expect(&reset(
+        &rejected,
+        json!({"direction": "received", "origin": origin("middlebox"), "state": "ESTABLISHED"}),
+    ));
 
     // The client itself aborts.
     let abort = s.connect(PORT + 3, "echo");
@@ -92,10 +98,12 @@ fn every_event(backend: &str, v6: bool) {
         assert_eq!(run.all(&json!({"type": "reset", "socket": c})).len(), 1, "one RST, one line");
     }
     counters(&run, &abort.cookie, "resets_sent", 1);
-    run.one(&json!({"type": "state", "socket": aborted.cookie, "to": "SYN_SENT"}));
     run.one(&json!({"type": "state", "socket": aborted.cookie, "from": "ESTABLISHED", "to": "CLOSE"}));
-    provenance(&run, &aborted.cookie, 63);
-    provenance(&run, &rejected.cookie, 64);
+    if packets {
+        run.one(&json!({"type": "state", "socket": aborted.cookie, "to": "SYN_SENT"}));
+        provenance(&run, &aborted.cookie, 63);
+        provenance(&run, &rejected.cookie, 64);
+    }
 }
 
 /// What the last `socket` line says of a counter.

@@ -189,13 +189,15 @@ async fn looped(
             // Whoever read our output has enough: not an error.
             Some(RecordError::ReaderGone) => return Ok(("output closed".into(), 0)),
             Some(RecordError::Failed(why)) => {
-                live.note(why.clone());
-                match screen {
-                    Some(s) => s.say_error(&why),
-                    // Nothing is left to write to: that is the end, and a failure.
-                    None if config.output == Output::Stdout => bail!("{why}"),
-                    None => {}
+                // Nothing is left to write to: that is the end, and a failure. A command that was started goes on.
+                if screen.is_none() && child.is_none() && !config.has_other_outlets() {
+                    bail!("{why}");
                 }
+                let why = format!("{why}; the watch goes on without it");
+                if let Some(s) = screen {
+                    s.say_error(&why);
+                }
+                live.note(why);
                 outlets.recorder_is_gone();
             }
             None => {}

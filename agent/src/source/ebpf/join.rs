@@ -10,6 +10,30 @@ use crate::model::{Flow, SocketId, TcpState};
 /// Finds the cookie of a connection, as sock_diag can; `None` if there is no such socket (any more).
 pub type Resolver = Box<dyn Fn(&Flow) -> Option<SocketId> + Send>;
 
+/// Gives records the cookie that a later record of the same socket carries: a connection that was refused is gone
+/// before anybody can look for it, but its RST and its end name it.
+pub fn foresee<'a>(records: impl DoubleEndedIterator<Item = &'a mut Record>) {
+    let mut later: HashMap<u64, u64> = HashMap::new();
+    for r in records.rev().filter(|r| r.sk != 0) {
+        if r.kind == kind::DESTROY {
+            // What comes before this is another socket's life than what comes after.
+            later.remove(&r.sk);
+        }
+        match r.cookie {
+            0 => r.cookie = later.get(&r.sk).copied().unwrap_or(0),
+            cookie => drop(later.insert(r.sk, cookie)),
+        }
+        if opens(r) {
+            later.remove(&r.sk);
+        }
+    }
+}
+
+/// The first record of a connection: its address may have been another socket's before.
+fn opens(r: &Record) -> bool {
+    r.kind == kind::STATE && matches!(TcpState::from_kernel(r.state), Some(TcpState::Close | TcpState::SynRecv))
+}
+
 /// What was learned so far.
 pub struct Join {
     by_address: HashMap<u64, SocketId>,
@@ -53,10 +77,7 @@ impl Join {
             return (r.cookie != 0).then_some(SocketId(r.cookie));
         }
         // Kernel addresses are used again: a new connection is a new socket.
-        let opening = r.kind == kind::STATE
-            && (TcpState::from_kernel(r.state) == Some(TcpState::Close)
-                || TcpState::from_kernel(r.state) == Some(TcpState::SynRecv));
-        if opening {
+        if opens(r) {
             self.by_address.remove(&r.sk);
         }
         let known = if r.cookie != 0 { Some(SocketId(r.cookie)) } else { self.at_address(r.sk) };
@@ -122,6 +143,22 @@ mod tests {
         join.socket(&record(kind::RECEIVE_RESET, 7, 99));
         let opening = Record { state: 7, new_state: 2, ..record(kind::STATE, 7, 0) };
         assert_eq!(join.socket(&opening), None);
+    }
+
+    #[test]
+    fn a_short_life_is_named_by_its_end() {
+        let opening = Record { state: 7, new_state: 2, ..record(kind::STATE, 7, 0) };
+        let mut batch = [
+            record(kind::STATE, 7, 0),
+            record(kind::DESTROY, 7, 98),
+            opening,
+            record(kind::STATE, 8, 0),
+            record(kind::RECEIVE_RESET, 7, 99),
+            record(kind::DESTROY, 7, 99),
+            opening,
+        ];
+        foresee(batch.iter_mut());
+        assert_eq!(batch.map(|r| r.cookie), [98, 98, 99, 0, 99, 99, 0]);
     }
 
     #[test]

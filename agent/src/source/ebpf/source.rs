@@ -14,7 +14,7 @@ use super::backend::{Backend, choose};
 use super::classic::ClassicTypes;
 use super::convert::{Converted, Converter, Fork, counters};
 use super::decode::decode;
-use super::join::{Join, Resolver};
+use super::join::{self, Join, Resolver};
 use super::klog::KernelLog;
 use super::load::{self, Options, Types, WAKE_WINDOW_NS};
 use super::sys::recursion_misses;
@@ -184,19 +184,25 @@ impl EbpfSource {
     fn drain(&mut self, out: &mut Vec<Event>) -> usize {
         let ring = self.ring.get_mut();
         let mut taken = 0;
+        let mut batch = Vec::new();
         while taken < DRAIN
             && let Some(bytes) = ring.next()
         {
             taken += 1;
-            let Ok(decoded) = decode(&bytes) else {
-                self.malformed += 1;
-                continue;
-            };
+            match decode(&bytes) {
+                Ok(decoded) => batch.push(decoded),
+                Err(_) => self.malformed += 1,
+            }
+        }
+        if self.backend == Backend::Tracepoint {
+            join::foresee(batch.iter_mut().map(|d| &mut d.record));
+        }
+        for decoded in &batch {
             let socket = match self.backend {
                 Backend::Btf => (decoded.record.cookie != 0).then_some(SocketId(decoded.record.cookie)),
                 Backend::Tracepoint => self.join.socket(&decoded.record),
             };
-            match self.converter.convert(&decoded, socket) {
+            match self.converter.convert(decoded, socket) {
                 Converted::Event(event) => out.push(event),
                 Converted::Fork(fork) => self.forks.push(fork),
                 Converted::Nothing => {}

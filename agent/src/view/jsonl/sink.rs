@@ -118,7 +118,7 @@ impl Sink {
                 buffer.clear();
                 result.map_err(|(e, _)| SinkError {
                     error: RecordError::Failed(format!(
-                        "cannot write the recording {}: {e}; it ends with its last whole line, and the watch goes on",
+                        "cannot write the recording {}: {e}; it ends with its last whole line",
                         path.display()
                     )),
                     unwritten_lines,
