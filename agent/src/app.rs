@@ -7,8 +7,8 @@ use crate::commands;
 use crate::config::{self, Platform, UsageError};
 
 mod child;
-mod probe;
 pub mod privileges;
+mod probe;
 mod signals;
 mod watch;
 

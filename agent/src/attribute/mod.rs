@@ -25,8 +25,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use enrich::idle_before;
 pub use destination::{BadDestination, Destination, Host};
+pub use enrich::idle_before;
 pub use known::Known;
 pub use names::{Lookup, Names};
 pub use targets::TargetSpec;

@@ -183,7 +183,8 @@ impl Process {
             let text = String::from_utf8_lossy(&answer).to_ascii_lowercase();
             if let Some((head, body)) = text.split_once("\r\n\r\n") {
                 let chunked = head.contains("transfer-encoding: chunked") && body.ends_with("0\r\n\r\n");
-                let length = head.lines().find_map(|l| l.strip_prefix("content-length: ")?.trim().parse::<usize>().ok());
+                let length =
+                    head.lines().find_map(|l| l.strip_prefix("content-length: ")?.trim().parse::<usize>().ok());
                 if chunked || length.is_some_and(|n| body.len() >= n) {
                     return Ok(json!({"bytes": answer.len()}));
                 }

@@ -93,7 +93,9 @@ fn nat_limit(invalid: Invalid, kind: &str) {
                 agent.expect_n(&json!({"type": "retransmit", "socket": c.cookie, "kind": "rto"}), 2);
             }
             _ => {
-                agent.expect(&json!({"type": "reset", "socket": c.cookie, "direction": "received", "origin": "middlebox"}));
+                agent.expect(
+                    &json!({"type": "reset", "socket": c.cookie, "direction": "received", "origin": "middlebox"}),
+                );
             }
         }
     }
@@ -143,7 +145,9 @@ fn probe_finds_a_nat_that_drops_and_its_advice_works() {
     let c = client.connect(at);
     client.call(&format!("http {}", c.id));
     let (pid, idle) = (client.pid().to_string(), format!("{idle}s"));
-    let run = Builder::new(["keepalive", "--json", "--pid", &pid, "--idle", &idle, "--interval", &idle, "--count", "3"]).run();
+    let run =
+        Builder::new(["keepalive", "--json", "--pid", &pid, "--idle", &idle, "--interval", &idle, "--count", "3"])
+            .run();
     run.one(&json!({"type": "action", "socket": c.cookie, "result": "applied"}));
     std::thread::sleep(Duration::from_secs(7));
     let before = lab.client.snmp().unwrap();
