@@ -16,6 +16,11 @@ pub fn duration(d: Duration) -> String {
     }
 }
 
+/// Time that is left, to the nearest second.
+pub fn countdown(d: Duration) -> String {
+    duration(d + Duration::from_millis(500))
+}
+
 /// A round-trip or timer value: `0.4ms`, `31ms`, `1.2s`, `120s`: at most five columns up to 9,999 s.
 pub fn latency(d: Duration) -> String {
     let us = d.as_micros();
@@ -196,6 +201,7 @@ mod tests {
         assert_eq!(d(3_600), "1h00m");
         assert_eq!(d(86_399), "23h59m");
         assert_eq!(d(90_000), "1d01h");
+        assert_eq!(countdown(Duration::from_millis(817_600)), "13:38");
     }
 
     #[test]

@@ -154,12 +154,12 @@ fn user_timeout(target: &str, sockets: &[&Arc<Socket>], snapshot: &Snapshot, lim
         && is_stuck(one)
         && let Some(since) = one.activity.unanswered_since
     {
-        let now = one.gives_up_in(snapshot.at).map(text::duration).unwrap_or_default();
+        let now = one.gives_up_in(snapshot.at).map(text::countdown).unwrap_or_default();
         let left = limit.saturating_sub(snapshot.at.since(since));
         effects.push(if left.is_zero() {
             format!("Its data waits longer than that already: it ends at the next retransmission, instead of in {now}.")
         } else {
-            format!("It then ends in about {}, instead of in {now}.", text::duration(left))
+            format!("It then ends in about {}, instead of in {now}.", text::countdown(left))
         });
     }
     (question, effects)

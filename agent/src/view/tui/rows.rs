@@ -12,6 +12,7 @@ use crate::state::{Snapshot, Socket};
 pub enum Column {
     Destination,
     Local,
+    Owner,
     State,
     Keepalive,
     Idle,
@@ -24,9 +25,10 @@ pub enum Column {
 }
 
 impl Column {
-    pub const ALL: [Column; 11] = [
+    pub const ALL: [Column; 12] = [
         Self::Destination,
         Self::Local,
+        Self::Owner,
         Self::State,
         Self::Keepalive,
         Self::Idle,
@@ -42,6 +44,7 @@ impl Column {
         match self {
             Self::Destination => "DESTINATION",
             Self::Local => "LOCAL",
+            Self::Owner => "OWNER",
             Self::State => "STATE",
             Self::Keepalive => "KEEPALIVE",
             Self::Idle => "IDLE",
@@ -280,6 +283,7 @@ impl Rows {
         match column {
             Column::Destination => None,
             Column::Local => s.flow.map(|f| u64::from(f.local.port())),
+            Column::Owner => s.pid().map(u64::from),
             Column::State => s.state.map(|x| u64::from(x.kernel()) + if s.is_closed() { 100 } else { 0 }),
             Column::Keepalive => s.keepalive.map(|k| if k.enabled { 1 + u64::from(k.idle_s) } else { 0 }),
             Column::Idle => idle(s, snapshot.at).map(|d| d.as_nanos() as u64),

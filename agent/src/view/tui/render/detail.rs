@@ -102,7 +102,7 @@ fn facts(ui: &UiState, snapshot: &Snapshot, s: &Socket) -> Vec<(&'static str, St
         if is_stuck(s) { theme.bad() } else { plain },
     );
     if let (true, Some(left)) = (is_stuck(s), s.gives_up_in(now)) {
-        fact("gives up in", text::duration(left), theme.bad());
+        fact("gives up in", text::countdown(left), theme.bad());
     }
     fact(
         "bytes",

@@ -101,7 +101,7 @@ fn finding(
     if let Some(t) = ui.rows.finding_gives_up(index).filter(|_| f.gives_up_in_s.is_some())
         && !parts.join(" ").contains("gives up in")
     {
-        beside.push(vec![Span::styled(format!("{} left", text::duration(t.since(snapshot.at))), theme.bad())]);
+        beside.push(vec![Span::styled(format!("{} left", text::countdown(t.since(snapshot.at))), theme.bad())]);
     }
     if truncated && let Some(last) = parts.last_mut() {
         let kept: usize = beside.iter().flatten().map(|s| s.width() + 3).sum();

@@ -141,11 +141,11 @@ pub fn alerts(snapshot: &Snapshot) -> Vec<(bool, String)> {
     if snapshot.table_full > 0 {
         all.push((true, format!("{} sockets not shown: table full (--max-sockets)", text::count(snapshot.table_full))));
     }
+    all.extend(snapshot.session.limits.iter().map(|l| (false, text::safe(l).into_owned())));
     for h in snapshot.session.hooks.iter().filter(|h| !h.attached) {
         let why = h.why_not.as_deref().unwrap_or("not attached");
         all.push((false, format!("{} missing: {}", text::safe(&h.name), text::safe(why))));
     }
-    all.extend(snapshot.session.limits.iter().map(|l| (false, text::safe(l).into_owned())));
     all
 }
 

@@ -104,7 +104,7 @@ pub fn hit(ui: &UiState, snapshot: &Snapshot, x: u16, y: u16) -> Option<Hit> {
     let body = layout::body(f.body);
     let at = ratatui::layout::Position { x, y };
     if body.titles.contains(at) {
-        return table::column_at(body.titles, x).map(Hit::Title);
+        return table::column_at(ui, body.titles, x).map(Hit::Title);
     }
     if body.rows.contains(at) {
         let row = ui.offset + (y - body.rows.y) as usize;

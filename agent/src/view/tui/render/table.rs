@@ -39,6 +39,7 @@ fn width_of(column: Column, narrow: bool, spark: bool) -> u16 {
     match column {
         Column::Destination => 0,
         Column::Local => 5,
+        Column::Owner => 15,
         Column::State if narrow => 9,
         Column::State => 11,
         Column::Keepalive if narrow => 10,
@@ -48,22 +49,24 @@ fn width_of(column: Column, narrow: bool, spark: bool) -> u16 {
         Column::Retransmits if narrow => 4,
         Column::Retransmits => 7,
         Column::Reset if narrow => 7,
-        Column::Reset => 13,
+        Column::Reset => 12,
         Column::GivesUp => 8,
         Column::Finding => 16,
     }
 }
 
-/// Chooses the columns for a width: wide forms first; then what leaves, in this order: the finding's name, RTT,
-/// SENDQ, the sparkline; then short forms; then, below 80, whole columns, until the destination has room.
-pub fn columns(width: u16) -> Columns {
-    let mut list: Vec<Column> = Column::ALL.to_vec();
+/// Chooses the columns for a width: wide forms first; then what leaves, in this order: the finding's name, the owner,
+/// RTT, SENDQ, the sparkline; then short forms; then, below 80, whole columns, until the destination has room. The
+/// owner is shown only where there are `several`.
+pub fn columns(width: u16, several: bool) -> Columns {
+    let mut list: Vec<Column> = Column::ALL.into_iter().filter(|c| several || *c != Column::Owner).collect();
     let mut narrow = false;
     let mut spark = true;
     let mut gap = 2;
     let mut want = DESTINATION_GOOD;
     let mut leaving = [
         Column::Finding,
+        Column::Owner,
         Column::Rtt,
         Column::SendQueue,
         Column::Retransmits,
@@ -116,9 +119,17 @@ pub fn columns(width: u16) -> Columns {
 }
 
 /// Which column's title is at `x`.
-pub fn column_at(titles: Rect, x: u16) -> Option<Column> {
+pub fn column_at(ui: &UiState, titles: Rect, x: u16) -> Option<Column> {
     let x = x.checked_sub(titles.x)?;
-    columns(titles.width).list.into_iter().find(|(_, at, w)| (*at..*at + *w).contains(&x)).map(|(c, _, _)| c)
+    columns(titles.width, several(ui))
+        .list
+        .into_iter()
+        .find(|(_, at, w)| (*at..*at + *w).contains(&x))
+        .map(|(c, _, _)| c)
+}
+
+fn several(ui: &UiState) -> bool {
+    ui.rows.names.len() > 1
 }
 
 fn is_right(column: Column) -> bool {
@@ -126,7 +137,7 @@ fn is_right(column: Column) -> bool {
 }
 
 pub fn draw(ui: &UiState, snapshot: &Snapshot, body: Body, buffer: &mut Buffer) {
-    let columns = columns(body.titles.width);
+    let columns = columns(body.titles.width, several(ui));
     put(buffer, body.titles, 0, &titles(ui, &columns));
     if ui.rows.is_empty() {
         return empty(ui, snapshot, body.rows, buffer);
@@ -260,6 +271,7 @@ fn cell(column: Column, s: &Socket, snapshot: &Snapshot, theme: Theme, columns: 
             (text::cut_middle(&text::safe(&name), w as usize).into_owned(), plain)
         }
         Column::Local => s.flow.map_or_else(none, |f| (f.local.port().to_string(), plain)),
+        Column::Owner => owner(s).map_or_else(none, |o| (o, plain)),
         Column::State => state(s, snapshot, columns.narrow, theme),
         Column::Keepalive => s.keepalive.map_or_else(none, |k| keepalive(k, w as usize, theme)),
         Column::Idle => rows::idle(s, snapshot.at).map_or_else(none, |d| (text::duration(d), plain)),
@@ -272,12 +284,20 @@ fn cell(column: Column, s: &Socket, snapshot: &Snapshot, theme: Theme, columns: 
         Column::Retransmits => retransmits(s, snapshot, columns.spark, theme),
         Column::Reset => reset(s, columns.narrow, theme),
         Column::GivesUp => match s.gives_up_in(snapshot.at) {
-            Some(d) if is_stuck(s) => (text::duration(d), theme.bad()),
+            Some(d) if is_stuck(s) => (text::countdown(d), theme.bad()),
             _ => none(),
         },
         // Drawn by the caller, which knows the findings.
         Column::Finding => (String::new(), plain),
     }
+}
+
+/// `claude 4182`; of several holders the lowest pid.
+fn owner(s: &Socket) -> Option<String> {
+    let o = s.owners.iter().min_by_key(|o| o.pid)?;
+    let pid = o.pid.to_string();
+    let name = text::safe(&o.comm);
+    Some(format!("{} {pid}", text::cut(&name, 14_usize.saturating_sub(pid.len()))))
 }
 
 fn state(s: &Socket, snapshot: &Snapshot, narrow: bool, theme: Theme) -> (String, Style) {
@@ -386,16 +406,16 @@ mod tests {
     use super::*;
 
     fn shown(width: u16) -> Vec<Column> {
-        columns(width).list.iter().map(|(c, _, _)| *c).collect()
+        columns(width, true).list.iter().map(|(c, _, _)| *c).collect()
     }
 
     #[test]
     fn columns_leave_in_order() {
         assert_eq!(shown(160), Column::ALL);
-        let order = [Column::Finding, Column::Rtt, Column::SendQueue];
+        let order = [Column::Finding, Column::Owner, Column::Rtt, Column::SendQueue];
         let mut gone = 0;
         for width in (81..=200).rev() {
-            let c = columns(width);
+            let c = columns(width, true);
             let list = shown(width);
             while gone < order.len() && !list.contains(&order[gone]) {
                 gone += 1;
@@ -403,13 +423,13 @@ mod tests {
             for later in &order[gone..] {
                 assert!(list.contains(later), "{later:?} left too early at {width}");
             }
-            assert!(c.spark || gone == 3, "the sparkline left before SENDQ at {width}");
+            assert!(c.spark || gone == 4, "the sparkline left before SENDQ at {width}");
         }
     }
 
     #[test]
     fn eighty_columns_show_all_but_three_and_a_whole_destination() {
-        let c = columns(80);
+        let c = columns(80, true);
         let names: Vec<Column> = c.list.iter().map(|(c, _, _)| *c).collect();
         use Column::*;
         assert_eq!(names, [Destination, Local, State, Keepalive, Idle, Retransmits, Reset, GivesUp]);
@@ -419,8 +439,8 @@ mod tests {
 
     #[test]
     fn columns_fit_the_width() {
-        for width in 40..300 {
-            let c = columns(width);
+        for (width, several) in (40..300).flat_map(|w| [(w, false), (w, true)]) {
+            let c = columns(width, several);
             let (_, x, w) = *c.list.last().expect("columns");
             assert!(x + w <= width, "{width}: {c:?}");
             assert!(c.list.iter().any(|(c, _, w)| *c == Column::Destination && *w >= DESTINATION_MIN), "{width}");
