@@ -28,7 +28,7 @@ pub(super) fn perform(intent: &Intent) -> Outcome {
     let mut spaces = Spaces::new();
     for pid in intent.selection.pids.iter().copied() {
         if let Err(why) = collect(intent, pid, &mut spaces, &mut out) {
-            out.records.push(ActionRecord { pid: Some(pid), ..failed(ActionKind::Close, Method::SockDiag, why) });
+            super::process_failed(intent, Method::SockDiag, pid, why, &mut out);
         }
     }
     let mut done = BTreeSet::new();

@@ -141,10 +141,6 @@ impl Ledger {
         set.into_iter().collect()
     }
 
-    pub fn sockets(&self) -> impl Iterator<Item = (SocketId, &Entry)> {
-        self.entries.iter().map(|(c, e)| (SocketId(*c), e))
-    }
-
     /// Notes a change. If the socket still had the agent's own values, the undo goes back to before those.
     pub fn note(&mut self, id: SocketId, pid: u32, before: OptionValues, after: OptionValues) {
         let before = match self.entries.get(&id.0) {

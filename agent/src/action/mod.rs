@@ -52,6 +52,8 @@ pub enum What {
 pub struct Selection {
     /// Processes whose sockets are meant, already resolved (tree, comm, cgroup).
     pub pids: Vec<u32>,
+    /// They were found, not named: one that has ended meanwhile or may not be looked into is no failure, but said.
+    pub found: bool,
     /// Only these sockets; `None` = all.
     pub sockets: Option<BTreeSet<SocketId>>,
     /// Only connections to one of these; empty = all.
@@ -62,7 +64,12 @@ impl Selection {
     /// Sockets selected on a screen, with their owners.
     pub fn sockets(pids: impl IntoIterator<Item = u32>, ids: impl IntoIterator<Item = SocketId>) -> Self {
         let pids: BTreeSet<u32> = pids.into_iter().collect();
-        Self { pids: pids.into_iter().collect(), sockets: Some(ids.into_iter().collect()), destinations: Vec::new() }
+        Self {
+            pids: pids.into_iter().collect(),
+            found: false,
+            sockets: Some(ids.into_iter().collect()),
+            destinations: Vec::new(),
+        }
     }
 
     fn wants(&self, id: SocketId) -> bool {
@@ -114,6 +121,8 @@ pub struct Skipped {
     pub shared: usize,
     /// Undo: connections that the agent never changed.
     pub not_ours: usize,
+    /// Processes that have ended or may not be looked into.
+    pub unreachable: usize,
 }
 
 impl fmt::Display for Skipped {
@@ -127,6 +136,7 @@ impl fmt::Display for Skipped {
             (self.no_socket, "file that is no socket", "files that are no sockets"),
             (self.filtered, "connection to another destination", "connections to other destinations"),
             (self.not_ours, "connection that the agent did not change", "connections that the agent did not change"),
+            (self.unreachable, "process that could not be looked into", "processes that could not be looked into"),
             (self.shared, "further descriptor of a shared socket", "further descriptors of shared sockets"),
         ];
         let mut lead = "skipped: ";
@@ -199,6 +209,18 @@ fn left_alone(entry: &LedgerEntry, now: crate::model::OptionValues) -> String {
     }
     let (then, now) = (values_text(entry.after), values_text(now));
     format!("left alone: the agent had set {then}, but since then its application set {now}")
+}
+
+/// Records that process `pid` could not be worked on.
+fn process_failed(intent: &Intent, method: Method, pid: u32, why: String, out: &mut Outcome) {
+    if intent.selection.found {
+        out.skipped.unreachable += 1;
+        if out.skipped.unreachable == 1 {
+            out.notes.push(why);
+        }
+    } else {
+        out.records.push(ActionRecord { pid: Some(pid), ..failed(intent.kind(), method, why) });
+    }
 }
 
 fn failed(action: ActionKind, method: Method, why: String) -> ActionRecord {

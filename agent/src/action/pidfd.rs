@@ -27,7 +27,7 @@ pub(super) fn perform(intent: &Intent, mut ledger: Option<&mut Ledger>) -> Outco
             connecting: Connecting::default(),
         };
         if let Err(why) = scan::process(*pid, &mut pass) {
-            out.records.push(ActionRecord { pid: Some(*pid), ..failed(intent.kind(), Method::Pidfd, why) });
+            super::process_failed(intent, Method::Pidfd, *pid, why, &mut out);
         }
     }
     out.took = started.elapsed();

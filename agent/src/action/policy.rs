@@ -1,7 +1,7 @@
 //! What is allowed, what must be confirmed, and the sentence that says what will happen. Pure.
 
 use super::{Intent, Wanted, What};
-use crate::model::{ActionKind, Method};
+use crate::model::Method;
 
 /// Longest TCP_KEEPIDLE and TCP_KEEPINTVL the kernel takes, seconds (`MAX_TCP_KEEPIDLE`).
 pub const MAX_KEEP_S: u32 = 32_767;
@@ -45,45 +45,19 @@ fn refuse_values(w: &Wanted) -> Option<String> {
 }
 
 /// Whether a person must say yes first. Setting options is harmless and can be undone; a destroyed socket is gone.
-/// On a screen a stray key must change nothing, so there everything is confirmed.
-pub fn needs_confirmation(kind: ActionKind, on_screen: bool) -> bool {
-    on_screen || kind == ActionKind::Close
+/// (On a screen everything is confirmed: there a stray key must change nothing.)
+pub fn needs_confirmation(what: &What) -> bool {
+    *what == What::Close
 }
 
-/// What the sentence is about.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Scope<'a> {
-    pub sockets: usize,
-    /// Of these, with unacknowledged data.
-    pub stuck: usize,
-    /// `claude (4182)`; empty for several processes.
-    pub process: &'a str,
-}
-
-/// `set SO_KEEPALIVE 30s/10s/3 on 5 sockets of claude (4182)? 2 of them hold unacknowledged data: ...`
-pub fn effect(what: &What, scope: Scope<'_>) -> String {
-    let n = scope.sockets;
-    let sockets = if n == 1 { "1 socket".to_owned() } else { format!("{n} sockets") };
-    let of = if scope.process.is_empty() { String::new() } else { format!(" of {}", scope.process) };
-    match what {
-        What::Set(w) => {
-            let mut text = format!("set {} on {sockets}{of}?", w.text());
-            if scope.stuck > 0 && w.user_timeout_ms.is_none() {
-                let (hold, those) = match (n, scope.stuck) {
-                    (1, _) => ("It holds".to_owned(), "it"),
-                    (_, 1) => ("1 of them holds".to_owned(), "that one"),
-                    (_, k) => (format!("{k} of them hold"), "those"),
-                };
-                text.push_str(&format!(" {hold} unacknowledged data: keepalive cannot rescue {those}."));
-            }
-            text
-        }
-        What::Close => format!(
-            "destroy {sockets}{of}? The application gets ECONNABORTED at once, data not yet acknowledged is lost, the \
-             peer gets a RST."
-        ),
-        What::Undo => format!("put back what the agent changed on {sockets}{of}?"),
-    }
+/// What closing `sockets` of `process` (`process 4182 (claude)`; empty for several) will do.
+pub fn close_effect(sockets: usize, process: &str) -> String {
+    let many = if sockets == 1 { "1 socket".to_owned() } else { format!("{sockets} sockets") };
+    let of = if process.is_empty() { String::new() } else { format!(" of {process}") };
+    format!(
+        "destroy {many}{of}? The application gets ECONNABORTED at once, data not yet acknowledged is lost, the peer \
+         gets a RST."
+    )
 }
 
 #[cfg(test)]
@@ -121,21 +95,9 @@ mod tests {
     }
 
     #[test]
-    fn the_effect_says_what_keepalive_cannot_do() {
-        let what = What::Set(Wanted::keepalive(30, 10, 3, None));
-        assert_eq!(
-            effect(&what, Scope { sockets: 5, stuck: 2, process: "claude (4182)" }),
-            "set SO_KEEPALIVE 30s/10s/3 on 5 sockets of claude (4182)? 2 of them hold unacknowledged data: keepalive \
-             cannot rescue those."
-        );
-        assert!(effect(&what, Scope { sockets: 1, stuck: 1, process: "" }).ends_with("keepalive cannot rescue it."));
-        assert!(effect(&What::Close, Scope { sockets: 1, ..Default::default() }).contains("ECONNABORTED"));
-    }
-
-    #[test]
-    fn only_closing_is_confirmed_on_a_command_line() {
-        assert!(needs_confirmation(ActionKind::Close, false));
-        assert!(!needs_confirmation(ActionKind::Keepalive, false));
-        assert!(needs_confirmation(ActionKind::Keepalive, true));
+    fn only_closing_is_confirmed_and_says_what_is_lost() {
+        assert!(needs_confirmation(&What::Close) && !needs_confirmation(&What::Undo));
+        let text = close_effect(2, "process 4182 (claude)");
+        assert!(text.starts_with("destroy 2 sockets of process 4182 (claude)? ") && text.contains("ECONNABORTED"));
     }
 }

@@ -9,6 +9,7 @@ use crate::action::{self, Intent, What, policy};
 use crate::cli::CloseArgs;
 use crate::config::{self, UsageError};
 use crate::model::{ActionResult, Method};
+use crate::view::text::plural;
 
 /// Returns the exit code.
 pub fn run(args: CloseArgs) -> Result<u8> {
@@ -19,22 +20,21 @@ pub fn run(args: CloseArgs) -> Result<u8> {
     }
     let selection = select::now(&targets, destinations)?;
     let mut intent = Intent { what: What::Close, selection, method: Method::SockDiag, dry_run: true };
-    if !args.yes {
+    if policy::needs_confirmation(&intent.what) && !args.yes {
         let preview = action::perform(&intent, None);
         let sockets = preview.count(ActionResult::WouldApply);
         if sockets == 0 {
             return super::keepalive::report(&preview, args.json, &intent);
         }
         if !std::io::stdin().is_terminal() {
-            bail!("will not close {sockets} sockets unasked: add --yes");
+            bail!("will not close {} unasked: add --yes", plural(sockets, "socket"));
         }
         outcome::print(&mut std::io::stderr().lock(), &preview, false)?;
         let process = match intent.selection.pids[..] {
             [_] => super::processes(&intent.selection.pids),
             _ => String::new(),
         };
-        let scope = policy::Scope { sockets, stuck: 0, process: &process };
-        if !confirmed(&policy::effect(&What::Close, scope))? {
+        if !confirmed(&policy::close_effect(sockets, &process))? {
             eprintln!("nothing was closed");
             return Ok(1);
         }

@@ -61,10 +61,7 @@ async fn watch(args: GuardArgs) -> Result<u8> {
         action::Outcome::default()
     } else {
         let intent = Intent { what: What::Set(wanted), selection, method: Method::Pidfd, dry_run: false };
-        // A process that ended since it was found is not worth a word here.
-        let mut done = with_ledger(|ledger| action::perform(&intent, ledger), &mut report.notes);
-        done.records.retain(|r| r.socket.is_some() || !targets.is_open_ended());
-        done
+        with_ledger(|ledger| action::perform(&intent, ledger), &mut report.notes)
     };
     for record in &existing.records {
         report.record(record)?;

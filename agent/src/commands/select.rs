@@ -27,7 +27,12 @@ pub async fn select(spec: &TargetSpec, destinations: Vec<Destination>) -> Result
         let answers = names.lookup().await;
         names.apply_first(answers, Mono::now()).map_err(|e| anyhow!(e))?;
     }
-    let selection = Selection { pids: pids.into_iter().collect(), sockets: None, destinations: names.prefixes() };
+    let selection = Selection {
+        pids: pids.into_iter().collect(),
+        found: spec.is_open_ended(),
+        sockets: None,
+        destinations: names.prefixes(),
+    };
     Ok(Selected { selection, names, cgroup })
 }
 

@@ -29,7 +29,7 @@ pub(super) fn perform(intent: &Intent, mut ledger: Option<&mut Ledger>) -> Outco
         });
         longest = pass.longest;
         if let Err(why) = result {
-            out.records.push(ActionRecord { pid: Some(pid), ..failed(intent.kind(), Method::Ptrace, why) });
+            super::process_failed(intent, Method::Ptrace, pid, why, &mut out);
         }
     }
     out.took = started.elapsed();
