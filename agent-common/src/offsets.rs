@@ -74,6 +74,8 @@ offsets! {
     skb_head: "sk_buff.head", 8;
     skb_network_header: "sk_buff.network_header", 2;
     skb_transport_header: "sk_buff.transport_header", 2;
+    /// Ethernet type, big-endian.
+    skb_protocol: "sk_buff.protocol", 2;
     /// A pointer.
     skb_dev: "sk_buff.dev", 8;
     /// A pointer.

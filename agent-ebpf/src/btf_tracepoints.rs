@@ -7,22 +7,27 @@ use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 use aya_log_ebpf::info;
 
-use crate::count::{add32, entry, hidden, leave, make_entry, make_listener, retransmitted, total};
+use crate::count::{add32, entry, has, hidden, leave, make_entry, make_listener, retransmitted, total};
 use crate::detail::{fill, how, seen_rst, tcp_sock};
 use crate::emit::{self, Head};
 use crate::filter::{add_listener, all, current_tgid, dest_mode, destination, listens, remove_listener, target};
 use crate::maps::{FLOWS, SOCKS};
 use crate::read::{at, offset, probe, setting};
 use crate::sock::{
-    AF_INET, AF_INET6, End, IPPROTO_TCP, cookie, family, is_full, local, netns, owner_flag, remote, state, tcp_state,
-    v4_mapped,
+    AF_INET, AF_INET6, End, IPPROTO_TCP, cookie, family, fresh_key, is_full, local, lookup_key, netns, owner_flag,
+    remote, state, tcp_state, v4_mapped,
 };
+
+const ETH_P_IPV6: u16 = 0x86dd;
+/// Header lengths without options.
+const IPV4_HEADER: u16 = 20;
+const IPV6_HEADER: u16 = 40;
 
 /// Everything that sock_common says.
 #[inline(always)]
-fn head(kind: u8, sk: *const c_void, family: u8, remote: End, cookie: u64) -> Head {
+fn head(kind: u8, sk: *const c_void, family: u8, remote: End) -> Head {
     let mut h = Head::new(kind, sk);
-    h.cookie = cookie;
+    h.cookie = cookie(sk);
     h.netns = netns(sk);
     h.pid = current_tgid();
     h.local = local(sk, family);
@@ -43,13 +48,13 @@ fn old_port(h: &mut Head, sk: *const c_void) {
     }
 }
 
-/// The entry of a target's socket; with `--all` any socket may have one. `Err` = not a target.
+/// The entry of a target's socket; with `--all` any socket may have one. `None` = not a target.
 #[inline(always)]
-fn member(cookie: u64) -> Result<Option<*mut SockStats>, ()> {
-    match entry(cookie) {
-        Some(e) => Ok(Some(e)),
-        None if all() => Ok(make_entry(cookie, None)),
-        None => Err(()),
+fn member(sk: *const c_void) -> Option<Option<*mut SockStats>> {
+    match entry(lookup_key(sk)) {
+        Some(e) => Some(Some(e)),
+        None if all() => Some(make_entry(fresh_key(sk), None)),
+        None => None,
     }
 }
 
@@ -63,8 +68,7 @@ pub fn btf_retransmit_skb(ctx: BtfTracePointContext) -> i32 {
     if !destination(&remote) {
         return 0;
     }
-    let cookie = cookie(sk);
-    let Ok(stats) = member(cookie) else { return 0 };
+    let Some(stats) = member(sk) else { return 0 };
     let tcp_state = tcp_state(sk);
     let tp = tcp_sock(sk);
     let how = how(tp, tcp_state);
@@ -77,12 +81,12 @@ pub fn btf_retransmit_skb(ctx: BtfTracePointContext) -> i32 {
         retransmitted(stats, how, segments);
     }
     if setting!(kernel_log) != 0 {
-        info!(&ctx, "retransmit: cookie {:x} segments {} how {} err {}", cookie, segments, how, err);
+        info!(&ctx, "retransmit: cookie {:x} segments {} how {} err {}", cookie(sk), segments, how, err);
     }
     if err != 0 {
         return 0;
     }
-    let mut h = head(kind::RETRANSMIT, sk, family, remote, cookie);
+    let mut h = head(kind::RETRANSMIT, sk, family, remote);
     h.state = tcp_state;
     h.how = how;
     h.aux = segments;
@@ -129,14 +133,13 @@ pub fn btf_retransmit_synack(ctx: BtfTracePointContext) -> i32 {
     if !destination(&remote) {
         return 0;
     }
-    let cookie = cookie(sk);
-    let Ok(stats) = member(cookie) else { return 0 };
+    let Some(stats) = member(sk) else { return 0 };
     total(u32::from(kind::RETRANSMIT_SYNACK), 1);
     total(totals::SEGMENTS, 1);
     if let Some(stats) = stats {
         retransmitted(stats, retransmit::SYNACK, 1);
     }
-    let mut h = head(kind::RETRANSMIT_SYNACK, sk, family, remote, cookie);
+    let mut h = head(kind::RETRANSMIT_SYNACK, sk, family, remote);
     h.local = local(req, family);
     h.state = state::SYN_RECV;
     h.how = retransmit::SYNACK;
@@ -154,24 +157,23 @@ pub fn btf_receive_reset(ctx: BtfTracePointContext) -> i32 {
     if !destination(&remote) {
         return 0;
     }
-    let cookie = cookie(sk);
-    let Ok(stats) = member(cookie) else { return 0 };
+    let Some(stats) = member(sk) else { return 0 };
     total(u32::from(kind::RECEIVE_RESET), 1);
     if let Some(stats) = stats {
         // SAFETY: a live map value.
         unsafe { add32(&raw mut (*stats).resets_received, 1) };
     }
     if setting!(kernel_log) != 0 {
-        info!(&ctx, "reset received: cookie {:x} state {}", cookie, tcp_state(sk));
+        info!(&ctx, "reset received: cookie {:x} state {}", cookie(sk), tcp_state(sk));
     }
-    let mut h = head(kind::RECEIVE_RESET, sk, family, remote, cookie);
+    let mut h = head(kind::RECEIVE_RESET, sk, family, remote);
     h.state = tcp_state(sk);
     h.flags = flag::FULL_SOCK;
     let tp = tcp_sock(sk);
     if tp.is_null() {
         emit::record(&h);
     } else {
-        let rst = seen_rst(cookie);
+        let rst = seen_rst(h.cookie);
         // SAFETY: tp is not null.
         emit::with_detail(&h, |d| unsafe { fill(d, tp, 0, rst) });
     }
@@ -196,27 +198,26 @@ pub fn btf_send_reset(ctx: BtfTracePointContext) -> i32 {
         let family = family(sk);
         (family, remote(sk, family), local(sk, family))
     };
-    let cookie = cookie(sk);
-    // After → CLOSE a socket may have lost its addresses: membership decides.
-    let stats = entry(cookie);
-    if stats.is_none() && !(all() && destination(&remote)) {
+    // A socket that has lost its addresses is judged by its membership alone.
+    if remote.port != 0 && !destination(&remote) {
         return 0;
     }
-    if state == state::LISTEN && !destination(&remote) {
+    let stats = entry(lookup_key(sk));
+    if stats.is_none() && !(all() && (remote.port != 0 || destination(&remote))) {
         return 0;
     }
     let full = is_full(state);
     // No entry for a minisock: no tcp_destroy_sock would take it away again.
-    let stats = if stats.is_none() && full { make_entry(cookie, None) } else { stats };
+    let stats = if stats.is_none() && full { make_entry(fresh_key(sk), None) } else { stats };
     total(u32::from(kind::SEND_RESET), 1);
     if let Some(stats) = stats {
         // SAFETY: a live map value.
         unsafe { add32(&raw mut (*stats).resets_sent, 1) };
     }
     if setting!(kernel_log) != 0 {
-        info!(&ctx, "reset sent: cookie {:x} state {} reason {}", cookie, state, reason);
+        info!(&ctx, "reset sent: cookie {:x} state {} reason {}", cookie(sk), state, reason);
     }
-    let mut h = head(kind::SEND_RESET, sk, family, remote, cookie);
+    let mut h = head(kind::SEND_RESET, sk, family, remote);
     h.local = local;
     if full {
         old_port(&mut h, sk);
@@ -265,24 +266,28 @@ fn without_socket(skb: *const c_void, reason: u32, reason_flag: u8) -> i32 {
 /// The ends of the packet that a RST answers, seen from this host: family, remote, local.
 #[inline(always)]
 fn answered(skb: *const c_void) -> (u8, End, End) {
-    // SAFETY: header offsets of the skb; the headers have no BTF type, so they are probed.
+    // SAFETY: header offsets of the skb; the headers have no BTF type, so they are probed: at once where the ports
+    // follow the addresses.
     unsafe {
         let head: u64 = at(skb, offset!(skb_head));
-        let ip = head + u64::from(at::<u16>(skb, offset!(skb_network_header)));
-        let tcp = head + u64::from(at::<u16>(skb, offset!(skb_transport_header)));
-        let ports: [u16; 2] = probe(tcp);
-        let (from, to) = (u16::from_be(ports[0]), u16::from_be(ports[1]));
-        if probe::<u8>(ip) >> 4 == 6 {
-            let a: [u32; 8] = probe(ip + 8);
-            (
-                AF_INET6,
-                End { addr: [a[0], a[1], a[2], a[3]], port: from },
-                End { addr: [a[4], a[5], a[6], a[7]], port: to },
-            )
-        } else {
-            let a: [u32; 2] = probe(ip + 12);
-            (AF_INET, End { addr: v4_mapped(a[0]), port: from }, End { addr: v4_mapped(a[1]), port: to })
+        let network: u16 = at(skb, offset!(skb_network_header));
+        let transport: u16 = at(skb, offset!(skb_transport_header));
+        let ip = head + u64::from(network);
+        let ends = |ports: u32| {
+            let bytes = ports.to_ne_bytes();
+            (u16::from_be_bytes([bytes[0], bytes[1]]), u16::from_be_bytes([bytes[2], bytes[3]]))
+        };
+        if at::<u16>(skb, offset!(skb_protocol)) == ETH_P_IPV6.to_be() {
+            let a: [u32; 9] = probe(ip + 8);
+            let follows = transport == network.wrapping_add(IPV6_HEADER);
+            let (from, to) = ends(if follows { a[8] } else { probe(head + u64::from(transport)) });
+            let (source, sink) = ([a[0], a[1], a[2], a[3]], [a[4], a[5], a[6], a[7]]);
+            return (AF_INET6, End { addr: source, port: from }, End { addr: sink, port: to });
         }
+        let a: [u32; 3] = probe(ip + 12);
+        let follows = transport == network.wrapping_add(IPV4_HEADER);
+        let (from, to) = ends(if follows { a[2] } else { probe(head + u64::from(transport)) });
+        (AF_INET, End { addr: v4_mapped(a[0]), port: from }, End { addr: v4_mapped(a[1]), port: to })
     }
 }
 
@@ -303,39 +308,35 @@ pub fn btf_set_state(ctx: BtfTracePointContext) -> i32 {
     }
     let family = family(sk);
     let remote = remote(sk, family);
-    // Neither a listener nor a socket at → CLOSE has a remote end to ask.
-    let by_cookie = new == state::CLOSE || new == state::LISTEN;
-    if !by_cookie && !destination(&remote) {
+    // A listener has no remote end, and a socket may have lost it: those are judged by their membership.
+    if remote.port != 0 && !destination(&remote) {
         return 0;
     }
-    let cookie = cookie(sk);
-    let known = entry(cookie).is_some();
+    let known = has(lookup_key(sk));
+    if !known && !all() && !becomes_target(sk, old, new, family) {
+        return 0;
+    }
     let wanted = if new == state::LISTEN {
-        listening(sk, cookie, known, family)
-    } else if new == state::CLOSE {
-        if old == state::LISTEN && known {
+        listening(sk, family)
+    } else if old == state::LISTEN {
+        if known {
             remove_listener(netns(sk), local(sk, family).port);
         }
-        let shown = known && (old != state::LISTEN || dest_mode() == 0);
-        shown || (all() && destination(&remote))
-    } else if known {
-        true
-    } else if new == state::SYN_SENT {
-        // connect() runs in the process itself.
-        (all() || target(current_tgid()).is_some()) && adopt(sk, cookie)
-    } else if old == state::SYN_RECV && new == state::ESTABLISHED {
-        (all() || listens(netns(sk), local(sk, family).port)) && adopt(sk, cookie)
+        dest_mode() == 0
     } else {
-        all()
+        if !known && (new == state::SYN_SENT || new == state::ESTABLISHED) {
+            adopt(sk);
+        }
+        known || remote.port != 0 || dest_mode() == 0
     };
     if !wanted {
         return 0;
     }
     total(u32::from(kind::STATE), 1);
     if setting!(kernel_log) != 0 {
-        info!(&ctx, "state: cookie {:x} {} -> {}", cookie, old, new);
+        info!(&ctx, "state: cookie {:x} {} -> {}", cookie(sk), old, new);
     }
-    let mut h = head(kind::STATE, sk, family, remote, cookie);
+    let mut h = head(kind::STATE, sk, family, remote);
     old_port(&mut h, sk);
     h.state = old;
     h.new_state = new;
@@ -344,9 +345,19 @@ pub fn btf_set_state(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
+/// connect() and listen() run in the process itself; what a listener accepts is known by its port.
+#[inline(always)]
+fn becomes_target(sk: *const c_void, old: u8, new: u8, family: u8) -> bool {
+    if new == state::SYN_SENT || new == state::LISTEN {
+        target(current_tgid()).is_some()
+    } else {
+        old == state::SYN_RECV && new == state::ESTABLISHED && listens(netns(sk), local(sk, family).port)
+    }
+}
+
 /// Takes a new socket in; a full table is counted, the event goes on.
 #[inline(always)]
-fn adopt(sk: *const c_void, cookie: u64) -> bool {
+fn adopt(sk: *const c_void) {
     let tp = tcp_sock(sk);
     let baseline = if tp.is_null() || offset!(tp_total_retrans) == ABSENT {
         None
@@ -354,20 +365,14 @@ fn adopt(sk: *const c_void, cookie: u64) -> bool {
         // SAFETY: tp is not null.
         Some(unsafe { at(tp, offset!(tp_total_retrans)) })
     };
-    make_entry(cookie, baseline);
-    true
+    make_entry(fresh_key(sk), baseline);
 }
 
 /// listen() of a target: its port recognises accepted sockets. True if the event itself is wanted: with a
 /// destination filter a listener matches nothing.
 #[inline(always)]
-fn listening(sk: *const c_void, cookie: u64, known: bool, family: u8) -> bool {
-    if !known {
-        if !all() && target(current_tgid()).is_none() {
-            return false;
-        }
-        make_listener(cookie);
-    }
+fn listening(sk: *const c_void, family: u8) -> bool {
+    make_listener(fresh_key(sk));
     if !all() {
         add_listener(netns(sk), local(sk, family).port);
     }
@@ -378,20 +383,20 @@ fn listening(sk: *const c_void, cookie: u64, known: bool, family: u8) -> bool {
 #[btf_tracepoint(function = "tcp_destroy_sock")]
 pub fn btf_destroy_sock(ctx: BtfTracePointContext) -> i32 {
     let sk: *const c_void = ctx.arg(0);
-    let cookie = cookie(sk);
-    let Some(stats) = entry(cookie) else { return 0 };
+    let key = lookup_key(sk);
+    let Some(stats) = entry(key) else { return 0 };
     if hidden(stats) {
-        let _ = SOCKS.remove(cookie);
+        let _ = SOCKS.remove(key);
         return 0;
     }
     let family = family(sk);
     total(u32::from(kind::DESTROY), 1);
-    let mut h = head(kind::DESTROY, sk, family, remote(sk, family), cookie);
+    let mut h = head(kind::DESTROY, sk, family, remote(sk, family));
     h.state = tcp_state(sk);
     h.flags = flag::FULL_SOCK;
-    leave(&h, cookie, stats);
+    leave(&h, key, stats);
     if setting!(provenance) != 0 {
-        let _ = FLOWS.remove(cookie);
+        let _ = FLOWS.remove(h.cookie);
     }
     0
 }

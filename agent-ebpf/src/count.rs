@@ -34,6 +34,11 @@ pub fn entry(key: u64) -> Option<*mut SockStats> {
     SOCKS.get_ptr_mut(key)
 }
 
+#[inline(always)]
+pub fn has(key: u64) -> bool {
+    SOCKS.get_ptr(key).is_some()
+}
+
 /// Makes an entry; `total_retrans` is the baseline of its segment count, where known.
 #[inline(always)]
 pub fn make_entry(key: u64, total_retrans: Option<u32>) -> Option<*mut SockStats> {

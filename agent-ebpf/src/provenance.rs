@@ -10,6 +10,7 @@ use aya_ebpf::programs::SkBuffContext;
 use crate::count::entry;
 use crate::filter::{all, destination};
 use crate::maps::FLOWS;
+use crate::read::setting;
 use crate::sock::{End, v4_mapped};
 
 const TCP: u8 = 6;
@@ -45,7 +46,8 @@ fn look(ctx: &SkBuffContext) -> Option<()> {
     }
     // SAFETY: the context of this program.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    if cookie == 0 || !(all() || entry(cookie).is_some()) {
+    // Before 5.12 the table of sockets is keyed by addresses: then every flow of these cgroups is remembered.
+    if cookie == 0 || !(all() || setting!(cookie_helper) == 0 || entry(cookie).is_some()) {
         return None;
     }
     let flow = match FLOWS.get_ptr_mut(cookie) {

@@ -97,12 +97,39 @@ pub fn local(sk: *const c_void, family: u8) -> End {
     }
 }
 
+/// The cookie if the socket already has one, else 0.
+#[inline(always)]
+pub fn known_cookie(sk: *const c_void) -> u64 {
+    // SAFETY: sock_common.
+    unsafe { at(sk, offset!(skc_cookie)) }
+}
+
+/// The cookie that a record carries. Before 5.12 nothing here can make one: it is 0 until somebody asks the kernel.
 #[inline(always)]
 pub fn cookie(sk: *const c_void) -> u64 {
-    // SAFETY: `sk` is BTF-typed; the helper takes any socket.
-    unsafe {
-        if setting!(cookie_helper) != 0 { bpf_get_socket_cookie(sk.cast_mut()) } else { at(sk, offset!(skc_cookie)) }
+    if setting!(cookie_helper) == 0 {
+        return known_cookie(sk);
     }
+    // SAFETY: `sk` is BTF-typed; the helper takes any socket.
+    unsafe { bpf_get_socket_cookie(sk.cast_mut()) }
+}
+
+/// Key of `SOCKS` under which the socket would be found, 0 if it is in there for sure not: a socket that has no cookie
+/// is in no table of ours, and asking for one would make it. Before 5.12 the key is the socket's address, unless user
+/// space, which knows cookies only, has put it in.
+#[inline(always)]
+pub fn lookup_key(sk: *const c_void) -> u64 {
+    let cookie = known_cookie(sk);
+    if setting!(cookie_helper) != 0 || (cookie != 0 && !crate::count::has(sk as u64) && crate::count::has(cookie)) {
+        return cookie;
+    }
+    sk as u64
+}
+
+/// Key of `SOCKS` for a socket that is not in there.
+#[inline(always)]
+pub fn fresh_key(sk: *const c_void) -> u64 {
+    if setting!(cookie_helper) == 0 { sk as u64 } else { cookie(sk) }
 }
 
 /// Inode number of the socket's network namespace.

@@ -159,8 +159,8 @@ fn privileged() -> bool {
     has(Capability::CAP_SYS_ADMIN) || (has(Capability::CAP_BPF) && has(Capability::CAP_PERFMON))
 }
 
-/// The object with its maps created and sized, no program loaded yet.
-fn object(types: &Types, options: &Options) -> Result<Ebpf> {
+/// The object with its maps created and sized, no program loaded yet; and whether its programs can make cookies.
+fn object(types: &Types, options: &Options) -> Result<(Ebpf, bool)> {
     let mut globals = types.globals(options);
     // Kernels before 5.11 charge maps to RLIMIT_MEMLOCK; where raising it fails, creating a map will say so.
     let _ = rustix::process::setrlimit(
@@ -183,7 +183,8 @@ fn object(types: &Types, options: &Options) -> Result<Ebpf> {
     if types.backend() == Backend::Tracepoint {
         loader.map_max_entries("TUPLES", options.max_sockets.max(1));
     }
-    loader.load(OBJECT).map_err(explain)
+    let ebpf = loader.load(OBJECT).map_err(explain)?;
+    Ok((ebpf, globals.settings.cookie_helper != 0))
 }
 
 /// `bpf_get_socket_cookie` for tracing programs came with 5.12.
@@ -227,6 +228,15 @@ fn root(e: &(dyn std::error::Error + 'static)) -> String {
     at.to_string()
 }
 
+/// An object whose programs run.
+pub struct Attached<T> {
+    pub ebpf: Ebpf,
+    pub prepared: T,
+    pub hooks: Vec<Hook>,
+    /// Cookies are made where a socket has none yet.
+    pub cookie_helper: bool,
+}
+
 /// Makes the object and attaches everything that this kernel has; `prepare` runs in between, so that no event passes
 /// an unset filter. If the verifier refuses a program that this kernel has the hook for, everything is tried once more
 /// the conservative way, and the better result is kept.
@@ -234,8 +244,8 @@ pub fn load<T>(
     types: &Types,
     options: &Options,
     mut prepare: impl FnMut(&mut Ebpf) -> Result<T>,
-) -> Result<(Ebpf, T, Vec<Hook>)> {
-    let mut ebpf = object(types, options)?;
+) -> Result<Attached<T>> {
+    let (mut ebpf, cookie_helper) = object(types, options)?;
     let prepared = prepare(&mut ebpf)?;
     let hooks = attach(&mut ebpf, types, options);
     let refused = |hooks: &[Hook]| hooks.iter().filter(|h| !h.attached).count();
@@ -243,14 +253,14 @@ pub fn load<T>(
     if avoidable && types.backend() == Backend::Btf && !options.probe_read {
         let slower = Options { probe_read: true, ..options.clone() };
         // Two live sets would count everything twice into maps of their own: harmless, and short.
-        let mut second = object(types, &slower)?;
+        let (mut second, cookie_helper) = object(types, &slower)?;
         let again = prepare(&mut second)?;
         let second_hooks = attach(&mut second, types, &slower);
         if refused(&second_hooks) < refused(&hooks) {
-            return Ok((second, again, second_hooks));
+            return Ok(Attached { ebpf: second, prepared: again, hooks: second_hooks, cookie_helper });
         }
     }
-    Ok((ebpf, prepared, hooks))
+    Ok(Attached { ebpf, prepared, hooks, cookie_helper })
 }
 
 /// Loads and attaches everything that this kernel has. A hook that fails is reported and the rest goes on.

@@ -65,6 +65,9 @@ pub struct EbpfSource {
     backend: Backend,
     hooks: Vec<Hook>,
     limits: Vec<String>,
+    /// Sockets are keyed by their kernel addresses, cookies are joined to them later: classic tracepoints, and kernels
+    /// before 5.12, where a tracing program cannot make a cookie.
+    by_address: bool,
     join: Join,
     forks: Vec<Fork>,
     kernel_log: Option<KernelLog>,
@@ -101,7 +104,7 @@ impl EbpfSource {
                 return Ok(Loaded::Polling { hooks: vec![hook], limits });
             }
         };
-        let (mut ebpf, (tables, kernel_log), hooks) = load::load(&types, options, |ebpf| {
+        let mut loaded = load::load(&types, options, |ebpf| {
             let mut tables = Tables::take(ebpf)?;
             tables.set_destinations(options.destinations.as_deref())?;
             for (tgid, tree) in &options.pids {
@@ -109,6 +112,8 @@ impl EbpfSource {
             }
             Ok((tables, options.kernel_log.then(|| KernelLog::take(ebpf)).transpose()?))
         })?;
+        let (tables, kernel_log) = loaded.prepared;
+        let hooks = loaded.hooks;
         if !load::any_attached(&hooks) {
             let why = hooks.iter().find_map(|h| h.why_not.clone()).unwrap_or_default();
             return Err(anyhow!("no kernel hook could be attached ({}): {why}", types.backend().name()));
@@ -116,7 +121,7 @@ impl EbpfSource {
         limits.extend(
             hooks.iter().filter_map(|h| h.why_not.as_ref().map(|why| format!("{} is not traced: {why}", h.name))),
         );
-        let ring = ebpf.take_map("EVENTS").context("the eBPF object has no map EVENTS")?;
+        let ring = loaded.ebpf.take_map("EVENTS").context("the eBPF object has no map EVENTS")?;
         let ring = RingBuf::try_from(ring).context("cannot map the ring; lower --ring-size")?;
         // SAFETY: the ring owns its descriptor and keeps it open for as long as it lives.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
@@ -127,7 +132,8 @@ impl EbpfSource {
             tables,
             converter: Converter { offsets: types.offsets(), tick_ns: tick_ns(), reasons: types.reset_reasons() },
             backend: types.backend(),
-            ebpf,
+            by_address: types.backend() == Backend::Tracepoint || !loaded.cookie_helper,
+            ebpf: loaded.ebpf,
             hooks,
             limits,
             join: Join::new(options.max_sockets as usize),
@@ -194,14 +200,13 @@ impl EbpfSource {
                 Err(_) => self.malformed += 1,
             }
         }
-        if self.backend == Backend::Tracepoint {
+        if self.by_address {
             join::foresee(batch.iter_mut().map(|d| &mut d.record));
         }
         for decoded in &batch {
-            let socket = match self.backend {
-                Backend::Btf => (decoded.record.cookie != 0).then_some(SocketId(decoded.record.cookie)),
-                Backend::Tracepoint => self.join.socket(&decoded.record),
-            };
+            let r = &decoded.record;
+            let socket =
+                if self.by_address { self.join.socket(r) } else { (r.cookie != 0).then_some(SocketId(r.cookie)) };
             match self.converter.convert(decoded, socket) {
                 Converted::Event(event) => out.push(event),
                 Converted::Fork(fork) => self.forks.push(fork),
@@ -264,26 +269,27 @@ impl EbpfSource {
     /// Watches a socket that is already open. `flow` finds it with classic tracepoints; `total_retrans` (of its
     /// `tcp_info`) is where its count of segments starts.
     pub fn add_socket(&mut self, id: SocketId, flow: Option<Flow>, total_retrans: Option<u32>) -> Result<()> {
+        if let Some(flow) = flow
+            && self.by_address
+        {
+            self.join.learn(flow, id);
+        }
         match (self.backend, flow) {
             (Backend::Btf, _) => self.tables.add_socket(id.0, total_retrans),
-            (Backend::Tracepoint, Some(flow)) => {
-                self.join.learn(flow, id);
-                self.tables.add_tuple(&flow, id.0)
-            }
+            (Backend::Tracepoint, Some(flow)) => self.tables.add_tuple(&flow, id.0),
             (Backend::Tracepoint, None) => Ok(()),
         }
     }
 
     /// Stops watching a socket, e.g. one that turned out to be another process's.
     pub fn remove_socket(&mut self, id: SocketId, flow: Option<Flow>) -> Result<()> {
-        match self.backend {
-            Backend::Btf => self.tables.remove_socket(id.0),
-            Backend::Tracepoint => {
-                if let Some(sk) = self.join.address(id) {
-                    self.tables.remove_socket(sk)?;
-                }
-                flow.map_or(Ok(()), |f| self.tables.remove_tuple(&f))
-            }
+        if let Some(sk) = self.join.address(id) {
+            self.tables.remove_socket(sk)?;
+        }
+        match (self.backend, flow) {
+            (Backend::Btf, _) => self.tables.remove_socket(id.0),
+            (Backend::Tracepoint, Some(flow)) => self.tables.remove_tuple(&flow),
+            (Backend::Tracepoint, None) => Ok(()),
         }
     }
 
@@ -342,11 +348,8 @@ impl EbpfSource {
 
     /// Exact counts of one socket that is still open.
     pub fn socket_stats(&self, id: SocketId) -> Option<Counters> {
-        let key = match self.backend {
-            Backend::Btf => id.0,
-            Backend::Tracepoint => self.join.address(id)?,
-        };
-        self.tables.stats(key).as_ref().map(counters)
+        let stats = self.join.address(id).and_then(|sk| self.tables.stats(sk)).or_else(|| self.tables.stats(id.0));
+        stats.as_ref().map(counters)
     }
 
     /// Exact counts of every socket that had an event, as updates; those whose end found no room in the ring are
@@ -363,10 +366,8 @@ impl EbpfSource {
             if !destroyed && counts == Counters::default() {
                 continue;
             }
-            let id = match self.backend {
-                Backend::Btf => Some(SocketId(key)),
-                Backend::Tracepoint => self.join.at_address(key),
-            };
+            // Kernel addresses lie in the upper half, cookies count up from 1.
+            let id = if key > i64::MAX as u64 { self.join.at_address(key) } else { Some(SocketId(key)) };
             let Some(id) = id else { continue };
             let update = SocketUpdate { id: Some(id), counters: Some(counts), destroyed, ..SocketUpdate::default() };
             out.push(Event { at, kind: EventKind::Socket(Box::new(update)) });
