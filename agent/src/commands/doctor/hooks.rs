@@ -147,7 +147,7 @@ fn attach(backend: BackendChoice) -> Result<Vec<model::Hook>, String> {
         ..load::Options::default()
     };
     // Without targets the programs return at once; all of it goes with the end of this function.
-    let (_ebpf, (), hooks) = load::load(&types, &options, |_| Ok(())).map_err(text)?;
+    let hooks = load::load(&types, &options, |_| Ok(())).map_err(text)?.hooks;
     Ok(hooks)
 }
 
