@@ -47,6 +47,7 @@ impl Screen {
 
     pub fn draw(&mut self, live: &mut Live) -> Result<()> {
         self.look(live);
+        self.tui.set_notes(live.notes());
         self.tui.draw(&self.snapshot).context("the terminal is gone")
     }
 

@@ -144,6 +144,14 @@ impl Tui {
         self.dirty = true;
     }
 
+    /// What came up during the run and stays true, to stand below the header.
+    pub fn set_notes(&mut self, notes: &[String]) {
+        if self.state.notes != notes {
+            self.state.notes = notes.to_vec();
+            self.dirty = true;
+        }
+    }
+
     /// Says what actions came to; nothing if there is none among the events.
     pub fn say_outcome(&mut self, events: &[crate::model::Event]) {
         if let Some((text, tone)) = outcome::line(events) {

@@ -83,6 +83,8 @@ pub struct UiState {
     pub paused: Option<Arc<Snapshot>>,
     pub confirm: Option<Confirm>,
     pub message: Option<Message>,
+    /// What came up during the run and stays true: the targets have ended, the recording failed.
+    pub notes: Vec<String>,
     /// Finding shown on the findings screen, by id; `None`: the first.
     pub finding: Option<u64>,
     /// First visible line of the detail, findings or help text.
@@ -115,6 +117,7 @@ impl UiState {
             paused: None,
             confirm: None,
             message: None,
+            notes: Vec::new(),
             finding: None,
             scroll: 0,
             offset: 0,

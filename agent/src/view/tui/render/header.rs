@@ -1,5 +1,5 @@
 //! First line: whom we watch, with what, since when, and what was lost. Second line, only if there is something to
-//! admit: lost events, missing hooks, limits.
+//! admit: lost events, what came up during the run, limits, missing hooks.
 
 use std::collections::BTreeMap;
 
@@ -123,7 +123,7 @@ fn backend(snapshot: &Snapshot) -> (&'static str, &'static str) {
 }
 
 /// Everything that this run cannot see or has not seen, the gravest first; the flag says: events were lost.
-pub fn alerts(snapshot: &Snapshot) -> Vec<(bool, String)> {
+pub fn alerts(ui: &UiState, snapshot: &Snapshot) -> Vec<(bool, String)> {
     let mut all = Vec::new();
     let lost = snapshot.lost;
     if lost.total() > 0 {
@@ -141,6 +141,7 @@ pub fn alerts(snapshot: &Snapshot) -> Vec<(bool, String)> {
     if snapshot.table_full > 0 {
         all.push((true, format!("{} sockets not shown: table full (--max-sockets)", text::count(snapshot.table_full))));
     }
+    all.extend(ui.notes.iter().map(|n| (false, text::safe(n).into_owned())));
     all.extend(snapshot.session.limits.iter().map(|l| (false, text::safe(l).into_owned())));
     for h in snapshot.session.hooks.iter().filter(|h| !h.attached) {
         let why = h.why_not.as_deref().unwrap_or("not attached");
@@ -149,8 +150,9 @@ pub fn alerts(snapshot: &Snapshot) -> Vec<(bool, String)> {
     all
 }
 
-pub fn has_alert(snapshot: &Snapshot) -> bool {
-    snapshot.lost.total() > 0
+pub fn has_alert(ui: &UiState, snapshot: &Snapshot) -> bool {
+    !ui.notes.is_empty()
+        || snapshot.lost.total() > 0
         || snapshot.table_full > 0
         || !snapshot.session.limits.is_empty()
         || snapshot.session.hooks.iter().any(|h| !h.attached)
@@ -160,7 +162,7 @@ pub fn draw_alert(ui: &UiState, snapshot: &Snapshot, area: Rect, buffer: &mut Bu
     if area.height == 0 {
         return;
     }
-    let all = alerts(snapshot);
+    let all = alerts(ui, snapshot);
     let theme = ui.theme();
     let width = area.width as usize;
     let style = |grave: bool| -> Style { if grave { theme.bad() } else { theme.risk() } };

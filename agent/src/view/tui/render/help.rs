@@ -69,7 +69,7 @@ fn session(d: &mut Document, ui: &UiState, snapshot: &Snapshot) {
     ];
     facts.retain(|f| !f.1.trim().is_empty());
     d.facts(&facts);
-    let alerts = header::alerts(snapshot);
+    let alerts = header::alerts(ui, snapshot);
     if !alerts.is_empty() {
         d.heading("What this run cannot see, or has not seen");
         for (grave, text) in alerts {

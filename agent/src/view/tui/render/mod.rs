@@ -70,7 +70,7 @@ fn parts(ui: &UiState, snapshot: &Snapshot, area: Rect) -> layout::Frame {
         Screen::Table => findings::summary(ui, snapshot, area).len() as u16,
         _ => 0,
     };
-    layout::frame(area, Needs { alert: header::has_alert(snapshot), findings, replay: ui.is_replay() })
+    layout::frame(area, Needs { alert: header::has_alert(ui, snapshot), findings, replay: ui.is_replay() })
 }
 
 /// Rows of the table that are visible; 0 on other screens' sizes too small to draw.
