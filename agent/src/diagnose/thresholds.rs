@@ -171,6 +171,16 @@ mod tests {
         assert_eq!(t.close_wait, CLOSE_WAIT);
     }
 
+    /// The file shown in docs/FINDINGS.md is the default, name by name.
+    #[test]
+    fn the_documented_file_is_the_default() {
+        let doc = include_str!("../../../docs/FINDINGS.md");
+        let file = doc.split("```toml").nth(1).and_then(|t| t.split("```").next()).unwrap();
+        assert_eq!(Thresholds::from_toml(file).unwrap(), Thresholds::default());
+        let fields = format!("{:?}", Thresholds::default()).matches(": ").count();
+        assert_eq!(file.lines().filter(|l| l.contains('=')).count(), fields);
+    }
+
     #[test]
     fn a_mistake_is_named() {
         assert!(Thresholds::from_toml("idle_treshold = 3").unwrap_err().contains("idle_treshold"));

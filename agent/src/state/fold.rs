@@ -139,7 +139,7 @@ fn detail(s: &mut Socket, at: Mono, d: &TcpDetail) {
         data_received(s, t);
         refine_fin(s);
     }
-    progress(s, d.bytes_acked);
+    progress(s, at, d.bytes_acked);
     let t = &mut s.tcp;
     t.rtt = d.rtt.or(t.rtt);
     t.rto = d.rto.or(t.rto);
@@ -166,13 +166,20 @@ fn data_received(s: &mut Socket, t: Mono) {
     }
 }
 
+/// The kernel's TCP_RTO_MIN.
+const MIN_RTO: Duration = Duration::from_millis(200);
+
 /// How many RTOs in a row, ended by an ACK, still count as loss on a working path; more are an interruption.
 const LOSS_RTOS: u32 = 2;
 
 /// Data was acknowledged beyond what was: retransmits before that say nothing of what is stuck now.
-fn progress(s: &mut Socket, bytes_acked: Option<u64>) {
-    let a = &mut s.activity;
-    if bytes_acked.is_some() && bytes_acked > a.acked_mark {
+fn progress(s: &mut Socket, at: Mono, bytes_acked: Option<u64>) {
+    if bytes_acked.is_some() && bytes_acked > s.activity.acked_mark {
+        // Two ACKs within the clock's granularity look like one: what they acknowledge tells them apart.
+        if s.activity.unanswered_since.is_some() {
+            alive(s, s.activity.last_heard.unwrap_or(at));
+        }
+        let a = &mut s.activity;
         a.full_retransmits = 0;
         a.small_retransmits = 0;
         a.acked_beside = false;
@@ -194,29 +201,35 @@ fn refine_fin(s: &mut Socket) {
 }
 
 fn heard(s: &mut Socket, t: Mono) {
-    let a = &mut s.activity;
-    if a.last_heard.is_none_or(|old| t > old.plus(JIFFIES_SLACK)) {
-        if a.retransmits_since_heard > 0 {
-            // Unless the ACK makes progress (see `progress`), it is for something sent later.
-            a.acked_beside = true;
-            if a.rto_since_heard <= LOSS_RTOS {
-                a.progress_retransmits += u64::from(a.retransmits_since_heard);
-                a.first_loss = a.first_loss.or(Some(t));
-                a.last_loss = Some(t);
-            }
-        }
-        a.last_heard = Some(t);
-        if a.pending_gap.is_none()
-            && let (Some(idle), Some(since)) = (a.idle_before, a.unanswered_since)
-        {
-            a.pending_gap = Some((since, idle));
-        }
-        answered(a);
-        a.rto_since_heard = 0;
-        a.retransmits_since_heard = 0;
-        a.unanswered_since = None;
-        a.idle_before = None;
+    if s.activity.last_heard.is_none_or(|old| t > old.plus(JIFFIES_SLACK)) {
+        alive(s, t);
     }
+}
+
+/// The peer was heard at `t`: what was unanswered until then is a closed chapter.
+fn alive(s: &mut Socket, t: Mono) {
+    let a = &mut s.activity;
+    if a.retransmits_since_heard > 0 {
+        // Unless the ACK makes progress (see `progress`), it is for something sent later.
+        a.acked_beside = true;
+        if a.rto_since_heard <= LOSS_RTOS {
+            a.progress_retransmits += u64::from(a.retransmits_since_heard);
+            a.first_loss = a.first_loss.or(Some(t));
+            a.last_loss = Some(t);
+        }
+    }
+    a.last_heard = a.last_heard.max(Some(t));
+    if a.pending_gap.is_none()
+        && let (Some(idle), Some(since)) = (a.idle_before, a.unanswered_since)
+    {
+        a.pending_gap = Some((since, idle));
+    }
+    answered(a);
+    a.rto_since_heard = 0;
+    a.last_rto = None;
+    a.retransmits_since_heard = 0;
+    a.unanswered_since = None;
+    a.idle_before = None;
 }
 
 /// The peer was heard after a send that followed a gap: the connection survived that gap.
@@ -277,7 +290,8 @@ pub(super) fn retransmit(s: &mut Socket, at: Mono, r: &Retransmit) {
         // A sample between the send and this retransmit has seen the send itself.
         let sent = match (a.last_sent, a.last_heard) {
             (Some(w), Some(h)) if w > h => w.min(by_timer).max(h),
-            _ => by_timer,
+            // What is in flight may be older than the last ACK; the silence is not.
+            (_, h) => by_timer.max(h.unwrap_or_default()),
         };
         a.unanswered_since = Some(sent);
         a.idle_before = a.last_heard.map(|t| sent.since(t));
@@ -303,7 +317,13 @@ pub(super) fn retransmit(s: &mut Socket, at: Mono, r: &Retransmit) {
     a.retransmits_since_heard += r.segments;
     let mut text = match r.how {
         RetransmitKind::Rto => {
-            a.rto_since_heard += 1;
+            // After a timeout the kernel sends everything again as ACKs come in: only what comes a timer later is
+            // another timeout.
+            let timer = r.detail.rto.unwrap_or(MIN_RTO) / 2;
+            if a.last_rto.is_none_or(|last| at.since(last) >= timer) {
+                a.rto_since_heard += 1;
+                a.last_rto = Some(at);
+            }
             format!("RTO {}", a.rto_since_heard)
         }
         RetransmitKind::Fast => "fast retransmit".into(),
@@ -372,7 +392,12 @@ pub(super) fn sample(s: &mut Socket, at: Mono, x: &Sample) -> bool {
     if let Some(when) = ago(t.last_ack_ms) {
         heard(s, when);
     }
-    progress(s, t.bytes_acked);
+    progress(s, at, t.bytes_acked);
+    if t.unacked_segments == Some(0) && s.activity.unanswered_since.is_some() && s.state != Some(TcpState::SynSent) {
+        // Nothing is in flight: whatever was unanswered has been answered.
+        let heard_at = ago(t.last_ack_ms).unwrap_or(at);
+        alive(s, heard_at);
+    }
     let again = t.retransmits.is_some_and(|n| n > 0);
     if let Some(when) = ago(t.last_sent_ms)
         && s.activity.retransmits_since_heard == 0
@@ -474,8 +499,10 @@ fn exchange(s: &mut Socket, t: &TcpMetrics, received: Option<Mono>, sent: Option
 const TIMER_PROBE0: u8 = 4;
 
 fn window(s: &mut Socket, at: Mono, t: &TcpMetrics) {
-    let closed =
-        t.timer == Some(TIMER_PROBE0) || (t.send_window_bytes == Some(0) && t.send_queue_bytes.is_some_and(|q| q > 0));
+    // Before the handshake ends no window is known.
+    let open = matches!(s.state, Some(TcpState::Established | TcpState::CloseWait | TcpState::FinWait1));
+    let waiting = t.send_window_bytes == Some(0) && t.send_queue_bytes.is_some_and(|q| q > 0);
+    let closed = open && (t.timer == Some(TIMER_PROBE0) || waiting);
     s.activity.zero_window_since = match (closed, s.activity.zero_window_since) {
         (false, _) => None,
         (true, Some(since)) => Some(since),

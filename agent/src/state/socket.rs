@@ -63,6 +63,8 @@ pub struct Activity {
     pub idle_before: Option<Duration>,
     /// RTO retransmits (timer) since `last_heard`.
     pub rto_since_heard: u32,
+    /// When the retransmission timer last fired.
+    pub last_rto: Option<Mono>,
     /// Retransmitted segments of any kind since `last_heard`.
     pub retransmits_since_heard: u32,
     /// FIN received: when the state became CLOSE_WAIT (or LAST_ACK, CLOSING, TIME_WAIT by the peer's FIN).

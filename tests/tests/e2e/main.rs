@@ -7,6 +7,7 @@ mod clients;
 mod counts;
 mod events;
 mod filters;
+mod findings;
 mod keepalive;
 mod lab;
 mod lifecycle;

@@ -136,10 +136,13 @@ impl Rule for IdlePathDead {
     }
 }
 
+/// Silence before a send that is worth a word.
+const NOTABLE_SILENCE: Duration = Duration::from_secs(1);
+
 /// What is known of one stuck socket, as evidence.
 pub fn describe(body: &mut Body, now: Mono, case: &Case<Stuck>) {
     let f = &case.fact;
-    if let Some(idle) = f.idle_before {
+    if let Some(idle) = f.idle_before.filter(|i| *i >= NOTABLE_SILENCE) {
         body.fact(f.since.minus(idle), format!("{}: last heard of the peer", case.name()));
         body.fact(f.since, format!("{}: data sent after {} of silence", case.name(), span(idle)));
     } else {

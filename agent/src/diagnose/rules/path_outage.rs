@@ -48,7 +48,10 @@ impl Rule for PathOutage {
             (false, _) => Confidence::Likely,
         };
         let what = if others {
-            format!("{} to {} gets no ACK although others do", count(cases.len(), "connection"), cx.destination)
+            match cases.len() {
+                1 => format!("A connection to {} gets no ACK although others do", cx.destination),
+                n => format!("{n} connections to {} get no ACK although others do", cx.destination),
+            }
         } else {
             format!("The path to {} is down", cx.destination)
         };
