@@ -55,55 +55,54 @@ fn width_of(column: Column, narrow: bool, spark: bool) -> u16 {
     }
 }
 
-/// Chooses the columns for a width: wide forms first; then what leaves, in this order: the finding's name, the owner,
-/// RTT, SENDQ, the sparkline; then short forms; then, below 80, whole columns, until the destination has room. The
-/// owner is shown only where there are `several`.
+/// What leaves as the screen narrows, in this order; the first time RETRANS loses only its sparkline.
+const LEAVING: [Column; 10] = [
+    Column::Finding,
+    Column::Owner,
+    Column::Rtt,
+    Column::SendQueue,
+    Column::Retransmits,
+    Column::Local,
+    Column::Reset,
+    Column::Keepalive,
+    Column::Retransmits,
+    Column::Idle,
+];
+/// Of `LEAVING`, those that are extras on a wide screen: everything else has room at 120 columns.
+const EXTRAS: usize = 2;
+/// Of `LEAVING`, those that are gone at 80 columns; from there on the destination gives way too.
+const GONE_AT_80: usize = 5;
+
+/// Chooses the columns for a width. The owner is shown only where there are `several`.
 pub fn columns(width: u16, several: bool) -> Columns {
-    let mut list: Vec<Column> = Column::ALL.into_iter().filter(|c| several || *c != Column::Owner).collect();
-    let mut narrow = false;
-    let mut spark = true;
-    let mut gap = 2;
-    let mut want = DESTINATION_GOOD;
-    let mut leaving = [
-        Column::Finding,
-        Column::Owner,
-        Column::Rtt,
-        Column::SendQueue,
-        Column::Retransmits,
-        Column::Local,
-        Column::Reset,
-        Column::Keepalive,
-        Column::Retransmits,
-        Column::Idle,
-    ]
-    .into_iter();
-    let room = loop {
+    let wide = (0..=EXTRAS).map(|gone| (gone, false, 2)).chain([(EXTRAS, false, 1)]);
+    let narrow = (EXTRAS..=LEAVING.len()).map(|gone| (gone, true, 1));
+    let mut least = None;
+    for (gone, narrow, gap) in wide.chain(narrow) {
+        let leaving = &LEAVING[..gone];
+        let retrans = leaving.iter().filter(|c| **c == Column::Retransmits).count();
+        let spark = retrans == 0;
+        let stays = |c: &Column| match c {
+            Column::Retransmits => retrans < 2,
+            Column::Owner => several && !leaving.contains(c),
+            c => !leaving.contains(c),
+        };
+        let list: Vec<Column> = Column::ALL.into_iter().filter(stays).collect();
         // Where there is room, the last column keeps off the edge.
-        let margin = if narrow { 0 } else { 1 };
+        let margin = u16::from(!narrow);
         let widths: u16 = list.iter().map(|c| width_of(*c, narrow, spark) + gap).sum();
-        let used = widths - gap + prefix(narrow) + margin;
-        let room = width.saturating_sub(used);
+        let room = width.saturating_sub(widths - gap + prefix(narrow) + margin);
+        let want = if gone > GONE_AT_80 { DESTINATION_MIN } else { DESTINATION_GOOD };
+        let columns = place(list, room, narrow, spark, gap);
         if room >= want {
-            break room;
+            return columns;
         }
-        if !spark && !narrow {
-            narrow = true;
-            gap = 1;
-            continue;
-        }
-        if narrow {
-            want = DESTINATION_MIN;
-            if room >= want {
-                break room;
-            }
-        }
-        match leaving.next() {
-            // The first time only its sparkline leaves.
-            Some(Column::Retransmits) if spark => spark = false,
-            Some(c) => list.retain(|x| *x != c),
-            None => break room,
-        }
-    };
+        least = Some(columns);
+    }
+    least.unwrap_or(Columns { list: Vec::new(), narrow: true, spark: false })
+}
+
+fn place(list: Vec<Column>, room: u16, narrow: bool, spark: bool, gap: u16) -> Columns {
     let destination = room.min(DESTINATION_MAX);
     let mut x = prefix(narrow);
     let list = list
@@ -412,9 +411,11 @@ mod tests {
     #[test]
     fn columns_leave_in_order() {
         assert_eq!(shown(160), Column::ALL);
+        assert_eq!(shown(120), [&Column::ALL[..2], &Column::ALL[3..11]].concat());
+        assert!(!columns(120, false).narrow);
         let order = [Column::Finding, Column::Owner, Column::Rtt, Column::SendQueue];
         let mut gone = 0;
-        for width in (81..=200).rev() {
+        for width in (80..=200).rev() {
             let c = columns(width, true);
             let list = shown(width);
             while gone < order.len() && !list.contains(&order[gone]) {
@@ -424,6 +425,8 @@ mod tests {
                 assert!(list.contains(later), "{later:?} left too early at {width}");
             }
             assert!(c.spark || gone == 4, "the sparkline left before SENDQ at {width}");
+            let (_, _, destination) = c.list[0];
+            assert!(width > 160 || destination < DESTINATION_GOOD + 20, "{width} wastes its room: {c:?}");
         }
     }
 
