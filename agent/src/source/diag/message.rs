@@ -124,7 +124,7 @@ impl<'a> Iterator for Messages<'a> {
 const DIAG_MSG_LEN: usize = 72;
 const INET_DIAG_INFO: u16 = 2;
 const INET_DIAG_SKV6ONLY: u16 = 11;
-const INET_DIAG_ULP_INFO: u16 = 20;
+const INET_DIAG_ULP_INFO: u16 = 19;
 const INET_ULP_INFO_NAME: u16 = 1;
 /// NLA_F_NESTED and NLA_F_NET_BYTEORDER.
 const NLA_TYPE_MASK: u16 = 0x3fff;
@@ -191,8 +191,9 @@ fn tcp_info(t: &mut TcpMetrics, info: &[u8], state: TcpState, send_queue: u32) {
     t.rto = us(8);
     t.send_mss = u32_of(16);
     t.unacked_segments = u32_of(24);
-    // Before the handshake is done these stamps are the boot time, not an event.
+    // Before the handshake is done these stamps are the boot time, not an event, and the window is not known.
     if !matches!(state, TcpState::SynSent | TcpState::SynRecv | TcpState::NewSynRecv | TcpState::Close) {
+        t.send_window_bytes = u32_of(228);
         t.last_sent_ms = u32_of(44).map(u64::from);
         t.last_received_ms = u32_of(52).map(u64::from);
         t.last_ack_ms = u32_of(56).map(u64::from);
@@ -207,7 +208,6 @@ fn tcp_info(t: &mut TcpMetrics, info: &[u8], state: TcpState, send_queue: u32) {
     t.data_segments_received = u32_of(152);
     t.data_segments_sent = u32_of(156);
     t.bytes_sent = u64_of(200);
-    t.send_window_bytes = u32_of(228);
 }
 
 /// Netlink attributes: (type, payload).
@@ -350,7 +350,7 @@ mod tests {
         assert_eq!((s.tcp.rto, s.tcp.send_queue_bytes, s.send_queue), (None, None, 1000));
         b[1] = 2;
         let s = parse_socket(&b).unwrap();
-        assert_eq!((s.tcp.last_sent_ms, s.tcp.retransmits), (None, Some(5)));
+        assert_eq!((s.tcp.last_sent_ms, s.tcp.send_window_bytes, s.tcp.retransmits), (None, None, Some(5)));
     }
 
     #[test]
