@@ -305,7 +305,8 @@ mod tests {
     fn a_whole_reply() {
         let mut b = body(libc::AF_INET, 1);
         b.extend(attribute(INET_DIAG_INFO, &info()));
-        b.extend(attribute(INET_DIAG_ULP_INFO | 0x8000, &attribute(INET_ULP_INFO_NAME, b"mptcp\0")));
+        // 19 in linux/inet_diag.h, with NLA_F_NESTED.
+        b.extend(attribute(19 | 0x8000, &attribute(INET_ULP_INFO_NAME, b"mptcp\0")));
         let s = parse_socket(&b).unwrap();
         assert_eq!(s.id, SocketId(0x1_dead_beef));
         assert_eq!(s.flow.local.to_string(), "10.0.0.1:1234");
