@@ -25,13 +25,20 @@ pub unsafe fn add32(p: *mut u32, n: u32) {
     unsafe { asm!("lock *(u32 *)({p} + 0) += {n}", p = in(reg) p, n = in(reg) u64::from(n)) };
 }
 
-/// The entry of a socket, if it belongs to a target.
+/// The entry of a socket, if it belongs to a target. One that waits for the user's sweep is nobody's: where entries are
+/// kept by address, the address may be another socket's by now.
 #[inline(always)]
 pub fn entry(key: u64) -> Option<*mut SockStats> {
     if key == 0 {
         return None;
     }
-    SOCKS.get_ptr_mut(key)
+    SOCKS.get_ptr_mut(key).filter(|stats| !destroyed(*stats))
+}
+
+#[inline(always)]
+fn destroyed(stats: *const SockStats) -> bool {
+    // SAFETY: a live map value.
+    unsafe { (*stats).seen & stats_seen::DESTROYED != 0 }
 }
 
 #[inline(always)]
@@ -51,9 +58,16 @@ pub fn make_entry(key: u64, total_retrans: Option<u32>) -> Option<*mut SockStats
         ..SockStats::default()
     };
     // BPF_NOEXIST: two CPUs may both find it missing.
-    if SOCKS.insert(key, fresh, 1).is_err() && SOCKS.get_ptr(key).is_none() {
-        total(totals::TABLE_FULL, 1);
-        return None;
+    if SOCKS.insert(key, fresh, 1).is_err() {
+        match SOCKS.get_ptr(key) {
+            None => {
+                total(totals::TABLE_FULL, 1);
+                return None;
+            }
+            // The sweep has not come by yet, but the address is a new socket's.
+            Some(old) if destroyed(old) => drop(SOCKS.insert(key, fresh, 0)),
+            Some(_) => {}
+        }
     }
     SOCKS.get_ptr_mut(key)
 }

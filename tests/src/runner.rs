@@ -61,7 +61,8 @@ pub struct Agent {
     child: Child,
     lines: Lines,
     stderr: Option<std::thread::JoinHandle<String>>,
-    started: Instant,
+    /// The start, or the signal that was to end it.
+    since: Instant,
     _state: tempfile::TempDir,
 }
 
@@ -291,7 +292,7 @@ impl Agent {
                 String::from_utf8_lossy(&text).into_owned()
             })
         });
-        Self { child, lines, stderr, started: Instant::now(), _state: state }
+        Self { child, lines, stderr, since: Instant::now(), _state: state }
     }
 
     pub fn pid(&self) -> u32 {
@@ -329,12 +330,9 @@ impl Agent {
 
     /// SIGINT, without looking at what it printed.
     pub fn interrupt(mut self) -> Run {
-        let sent = Instant::now();
+        self.since = Instant::now();
         self.signal(libc::SIGINT);
-        let mut run =
-            self.wait_end(PATIENCE).unwrap_or_else(|| panic!("the agent did not end within {PATIENCE:?} of SIGINT"));
-        run.took = sent.elapsed().min(run.took);
-        run
+        self.wait_end(PATIENCE).unwrap_or_else(|| panic!("the agent did not end within {PATIENCE:?} of SIGINT"))
     }
 
     pub fn signal(&self, signal: libc::c_int) {
@@ -362,7 +360,7 @@ impl Agent {
                 Err(e) => panic!("cannot wait for the agent: {e}"),
             }
         };
-        let took = self.started.elapsed();
+        let took = self.since.elapsed();
         self.lines.wait(PATIENCE, |p| p.ended.then_some(()));
         let stderr = self.stderr.take().and_then(|t| t.join().ok()).unwrap_or_default();
         let mut p = self.lines.lock();

@@ -71,7 +71,10 @@ fn no_permission() {
     open(directory.path());
     let copy = |name: &str, variable: &str| {
         let to = directory.path().join(name);
-        std::fs::copy(agent_tests::runner::binary(name, variable), &to).unwrap();
+        // By another process: a descriptor of ours, open for writing, would be inherited by whatever another test is just
+        // starting, and the file would be «busy».
+        let from = agent_tests::runner::binary(name, variable);
+        assert!(std::process::Command::new("cp").arg(from).arg(&to).status().unwrap().success());
         open(&to);
         to
     };

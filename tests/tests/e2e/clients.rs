@@ -144,6 +144,7 @@ fn the_clients_see_what_happens() {
         for _ in 0..2 {
             assert_eq!(client.call(&format!("get http://{at}/ok"))["status"], 200);
         }
+        until("the server's lines", || server.said(&json!({"event": "request"})).len() >= 2);
         let peers: Vec<Value> = server.said(&json!({"event": "request"})).iter().map(|r| r["peer"].clone()).collect();
         assert_eq!(peers[0], peers[1], "the pool did not keep its connection");
         assert_eq!(client.fail(&format!("get http://{at}/reset")), "ECONNRESET");

@@ -28,7 +28,14 @@ fn retransmits_equal_retranssegs() {
         let run = agent.stop();
         let counted = run.total("retransmits");
         assert!(truth > 20, "only {truth} retransmits: nothing is proved");
-        assert!((counted - truth).abs() * 50 <= truth, "{backend}: counted {counted}, the kernel says {truth}");
+        if backend == "btf" {
+            assert!((counted - truth).abs() * 50 <= truth, "{backend}: counted {counted}, the kernel says {truth}");
+        } else {
+            // Classic tracepoints do not tell how many segments a buffer held, and the agent says so.
+            assert!(counted > 0 && counted <= truth, "{backend}: counted {counted}, the kernel says {truth}");
+            let limits = run.one(&json!({"type": "session"}))["limits"].to_string();
+            assert!(limits.contains("however many segments"), "{limits}");
+        }
         let socket = run.last(&json!({"type": "socket", "socket": c.cookie}));
         let counters = &socket["counters"];
         assert_eq!(counters["retransmits"], counted, "the socket's own count: {socket}");

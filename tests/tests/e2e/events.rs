@@ -99,8 +99,8 @@ fn every_event(backend: &str, v6: bool) {
     }
     counters(&run, &abort.cookie, "resets_sent", 1);
     run.one(&json!({"type": "state", "socket": aborted.cookie, "from": "ESTABLISHED", "to": "CLOSE"}));
+    run.one(&json!({"type": "state", "socket": aborted.cookie, "to": "SYN_SENT"}));
     if packets {
-        run.one(&json!({"type": "state", "socket": aborted.cookie, "to": "SYN_SENT"}));
         provenance(&run, &aborted.cookie, 63);
         provenance(&run, &rejected.cookie, 64);
     }

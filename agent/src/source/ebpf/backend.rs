@@ -41,7 +41,8 @@ pub struct Choice {
 const PERMISSION: &str = "no permission to load kernel programs: run with sudo or grant CAP_BPF, CAP_PERFMON and \
                           CAP_NET_ADMIN";
 const CLASSIC_LIMITS: &str = "classic tracepoints tell neither how a segment came to be retransmitted nor the state \
-                              of the socket's timers, nor its network namespace";
+                              of the socket's timers, nor its network namespace; a retransmitted buffer counts once, \
+                              however many segments it held";
 
 /// The choice for `want`; an error if `want` names a backend that this machine does not allow.
 pub fn choose(want: BackendChoice, facts: &Facts) -> Result<Choice, String> {

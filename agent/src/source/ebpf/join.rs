@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 
-use agent_common::{Record, kind};
+use agent_common::{Record, flag, kind};
 
 use super::convert::flow;
+use super::decode::Decoded;
 use crate::model::{Flow, SocketId, TcpState};
 
-/// Finds the cookie of a connection, as sock_diag can; `None` if there is no such socket (any more).
-pub type Resolver = Box<dyn Fn(&Flow) -> Option<SocketId> + Send>;
+/// Finds the cookie of a connection that a process opened, as sock_diag can; `None` if there is no such socket (any
+/// more).
+pub type Resolver = Box<dyn FnMut(u32, &Flow) -> Option<SocketId> + Send>;
 
 /// Gives records the cookie that a later record of the same socket carries: a connection that was refused is gone
 /// before anybody can look for it, but its RST and its end name it.
@@ -39,18 +41,41 @@ pub struct Join {
     by_address: HashMap<u64, SocketId>,
     by_flow: HashMap<Flow, SocketId>,
     flow_of: HashMap<SocketId, Flow>,
-    resolver: Option<Resolver>,
+    /// Connections that a target opened, by address, until something tells their cookie.
+    opening: HashMap<u64, Decoded>,
+    resolver: Resolver,
     limit: usize,
 }
 
 impl Join {
     /// Remembers at most `limit` sockets each way.
-    pub fn new(limit: usize) -> Self {
-        Self { by_address: HashMap::new(), by_flow: HashMap::new(), flow_of: HashMap::new(), resolver: None, limit }
+    pub fn new(limit: usize, resolver: Resolver) -> Self {
+        Self {
+            by_address: HashMap::new(),
+            by_flow: HashMap::new(),
+            flow_of: HashMap::new(),
+            opening: HashMap::new(),
+            resolver,
+            limit,
+        }
     }
 
-    pub fn set_resolver(&mut self, resolver: Resolver) {
-        self.resolver = Some(resolver);
+    /// Keeps back the record by which a target opened a connection: it alone proves the owner, but it has no cookie yet.
+    /// `false`: this is no such record.
+    pub fn hold(&mut self, d: &Decoded, id: Option<SocketId>) -> bool {
+        let r = &d.record;
+        let proves = r.sk != 0 && id.is_none() && opens(r) && r.flags & flag::PID_IS_OWNER != 0;
+        let connects = TcpState::from_kernel(r.new_state) == Some(TcpState::SynSent);
+        let hold = proves && connects && self.opening.len() < self.limit;
+        if hold {
+            self.opening.insert(r.sk, *d);
+        }
+        hold
+    }
+
+    /// The record kept back for the socket of `r`, once that socket has a name.
+    pub fn held(&mut self, r: &Record, id: Option<SocketId>) -> Option<Decoded> {
+        if id.is_some() || r.kind == kind::DESTROY { self.opening.remove(&r.sk) } else { None }
     }
 
     /// A socket that was open before.
@@ -79,12 +104,14 @@ impl Join {
         // Kernel addresses are used again: a new connection is a new socket.
         if opens(r) {
             self.by_address.remove(&r.sk);
+            self.opening.remove(&r.sk);
         }
         let known = if r.cookie != 0 { Some(SocketId(r.cookie)) } else { self.at_address(r.sk) };
         let id = known.or_else(|| {
             // The request belongs to a connection, the event to its listener.
             let flow = flow(r).filter(|f| f.local.port() != 0 && r.kind != kind::RETRANSMIT_SYNACK)?;
-            self.by_flow.get(&flow).copied().or_else(|| self.resolver.as_ref().and_then(|find| find(&flow)))
+            let pid = self.opening.get(&r.sk).map(|d| d.record.pid);
+            self.by_flow.get(&flow).copied().or_else(|| (self.resolver)(pid?, &flow))
         });
         match id {
             Some(id) if r.kind == kind::DESTROY => {
@@ -111,13 +138,34 @@ mod tests {
         Record { kind, sk, cookie, saddr: mapped(1), daddr: mapped(2), sport: 40_000, dport: 80, ..Record::default() }
     }
 
+    fn joins(limit: usize) -> Join {
+        Join::new(limit, Box::new(|pid, f| (pid == 70 && *f == connection()).then_some(SocketId(6))))
+    }
+
+    #[test]
+    fn an_opening_waits_for_its_cookie() {
+        let mut join = joins(10);
+        let record = |kind, from, to| Record { state: from, new_state: to, pid: 70, ..record(kind, 7, 0) };
+        let opening = Record { flags: flag::PID_IS_OWNER, sport: 0, ..record(kind::STATE, 7, 2) };
+        let decoded = Decoded { record: opening, detail: None, stats: None };
+        assert_eq!(join.socket(&opening), None);
+        assert!(join.hold(&decoded, None));
+        // Asked for with the pid that opened it.
+        let established = record(kind::STATE, 2, 1);
+        let id = join.socket(&established);
+        assert_eq!(id, Some(SocketId(6)));
+        assert_eq!(join.held(&established, id), Some(decoded));
+        assert_eq!(join.held(&established, id), None);
+        assert!(!join.hold(&Decoded { record: established, ..decoded }, None), "nothing is opened here");
+    }
+
     fn connection() -> Flow {
         Flow { local: ([10, 0, 0, 1], 40_000).into(), remote: ([10, 0, 0, 2], 80).into() }
     }
 
     #[test]
     fn a_cookie_once_seen_names_the_address_until_the_socket_goes() {
-        let mut join = Join::new(10);
+        let mut join = joins(10);
         assert_eq!(join.socket(&record(kind::RETRANSMIT, 7, 0)), None);
         assert_eq!(join.socket(&record(kind::RECEIVE_RESET, 7, 99)), Some(SocketId(99)));
         assert_eq!(join.socket(&record(kind::RETRANSMIT, 7, 0)), Some(SocketId(99)));
@@ -127,19 +175,16 @@ mod tests {
     }
 
     #[test]
-    fn ends_name_a_socket_that_was_open_before_and_the_resolver_the_rest() {
-        let mut join = Join::new(10);
+    fn ends_name_a_socket_that_was_open_before() {
+        let mut join = joins(10);
         join.learn(connection(), SocketId(5));
         assert_eq!(join.socket(&record(kind::RETRANSMIT, 7, 0)), Some(SocketId(5)));
-        let mut join = Join::new(10);
-        join.set_resolver(Box::new(|f| (*f == connection()).then_some(SocketId(6))));
-        assert_eq!(join.socket(&record(kind::RETRANSMIT, 7, 0)), Some(SocketId(6)));
         assert_eq!(join.socket(&record(kind::RETRANSMIT_SYNACK, 8, 0)), None);
     }
 
     #[test]
     fn an_address_used_again_is_another_socket() {
-        let mut join = Join::new(10);
+        let mut join = joins(10);
         join.socket(&record(kind::RECEIVE_RESET, 7, 99));
         let opening = Record { state: 7, new_state: 2, ..record(kind::STATE, 7, 0) };
         assert_eq!(join.socket(&opening), None);
@@ -163,7 +208,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded() {
-        let mut join = Join::new(2);
+        let mut join = joins(2);
         for n in 1..10 {
             join.socket(&record(kind::RECEIVE_RESET, n, n));
         }

@@ -5,6 +5,7 @@ pub mod btf;
 pub mod classic;
 pub mod convert;
 pub mod decode;
+mod find;
 pub mod guard;
 pub mod iter;
 pub mod join;

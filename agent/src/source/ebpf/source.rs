@@ -14,7 +14,8 @@ use super::backend::{Backend, choose};
 use super::classic::ClassicTypes;
 use super::convert::{Converted, Converter, Fork, counters};
 use super::decode::decode;
-use super::join::{self, Join, Resolver};
+use super::find::Finder;
+use super::join::{self, Join};
 use super::klog::KernelLog;
 use super::load::{self, Options, Types, WAKE_WINDOW_NS};
 use super::sys::recursion_misses;
@@ -127,6 +128,7 @@ impl EbpfSource {
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
             .map_err(io::Error::from)
             .context("cannot wait for the ring")?;
+        let mut finder = Finder::default();
         Ok(Loaded::Source(Box::new(Self {
             ring,
             tables,
@@ -136,7 +138,7 @@ impl EbpfSource {
             ebpf: loaded.ebpf,
             hooks,
             limits,
-            join: Join::new(options.max_sockets as usize),
+            join: Join::new(options.max_sockets as usize, Box::new(move |pid, flow| finder.find(pid, flow))),
             forks: Vec::new(),
             kernel_log,
             look_until: None,
@@ -207,6 +209,16 @@ impl EbpfSource {
             let r = &decoded.record;
             let socket =
                 if self.by_address { self.join.socket(r) } else { (r.cookie != 0).then_some(SocketId(r.cookie)) };
+            if self.by_address {
+                if let Some(first) = self.join.held(r, socket)
+                    && let Converted::Event(event) = self.converter.convert(&first, socket)
+                {
+                    out.push(event);
+                }
+                if self.join.hold(decoded, socket) {
+                    continue;
+                }
+            }
             match self.converter.convert(decoded, socket) {
                 Converted::Event(event) => out.push(event),
                 Converted::Fork(fork) => self.forks.push(fork),
@@ -250,11 +262,6 @@ impl EbpfSource {
     /// The kernel log's reader, once, if it was asked for.
     pub fn take_kernel_log(&mut self) -> Option<KernelLog> {
         self.kernel_log.take()
-    }
-
-    /// How cookies of connections are found with classic tracepoints; the BTF backend never asks.
-    pub fn set_resolver(&mut self, resolver: Resolver) {
-        self.join.set_resolver(resolver);
     }
 
     /// Watches a process from now on; `tree`: its future children too.
