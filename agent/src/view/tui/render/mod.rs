@@ -1,5 +1,6 @@
 //! Drawing: reads [`UiState`] and a snapshot, changes nothing. One file per part of the screen.
 
+mod columns;
 mod confirm;
 mod detail;
 mod document;
@@ -104,7 +105,7 @@ pub fn hit(ui: &UiState, snapshot: &Snapshot, x: u16, y: u16) -> Option<Hit> {
     let body = layout::body(f.body);
     let at = ratatui::layout::Position { x, y };
     if body.titles.contains(at) {
-        return table::column_at(ui, body.titles, x).map(Hit::Title);
+        return columns::column_at(ui, body.titles, x).map(Hit::Title);
     }
     if body.rows.contains(at) {
         let row = ui.offset + (y - body.rows.y) as usize;
