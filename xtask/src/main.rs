@@ -30,7 +30,7 @@ Usage: cargo xtask COMMAND
   build [--release]  build the agent (target/debug/agent or target/release/agent)
   run [--debug] [--] ARGS...
                      build the release and run it as root, e.g. `cargo xtask run -- watch --pid 4242`
-  test [--unit | --end-to-end] [--debug] [NAME...]
+  test [--unit | --end-to-end | --fuzz] [--debug] [NAME...]
                      every test: of the crates, then of the built agent against the running kernel (as root);
                      NAME: only tests whose name contains it
   lint               formatting, clippy and documentation, warnings are errors; the kernel programs included

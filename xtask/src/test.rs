@@ -28,13 +28,16 @@ struct Outcome {
 }
 
 pub fn command(mut args: Vec<String>) -> Result<ExitCode> {
-    let flags = take_flags(&mut args, &["--unit", "--end-to-end", "--debug"])?;
+    let flags = take_flags(&mut args, &["--unit", "--end-to-end", "--debug", "--fuzz"])?;
     let given = |flag: &str| flags.iter().any(|f| f == flag);
     let (unit, end_to_end) = match (given("--unit"), given("--end-to-end")) {
         (false, false) => (true, true),
         only => only,
     };
     setup::for_building()?;
+    if given("--fuzz") {
+        return fuzz(&args);
+    }
     let mut outcomes = Vec::new();
     if unit {
         outcomes.push(run_unit(&args)?);
@@ -44,6 +47,15 @@ pub fn command(mut args: Vec<String>) -> Result<ExitCode> {
         outcomes.push(run_end_to_end(&args, variables, !given("--debug"))?);
     }
     summary(&outcomes, &args)
+}
+
+/// A minute of damaged recordings, or as many seconds as are named. Unoptimised, so that overflows are found.
+fn fuzz(args: &[String]) -> Result<ExitCode> {
+    say("damaged recordings for a minute");
+    let mut command = cargo();
+    command.args(["run", "--package", "agent", "--example", "fuzz_reader", "--"]).args(args);
+    let status = command.status().with_context(|| format!("cannot run `{}`", line(&command)))?;
+    Ok(ExitCode::from(u8::from(!status.success())))
 }
 
 fn run_unit(names: &[String]) -> Result<Outcome> {

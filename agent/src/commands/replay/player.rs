@@ -49,7 +49,14 @@ impl Player {
     /// # Errors
     /// The file is no recording, empty, or cannot be read: one sentence.
     pub fn open(path: &Path, thresholds: Thresholds, redactor: Option<Redactor>) -> Result<Self> {
-        let mut recording = Recording::open(path)?;
+        Self::of(Recording::open(path)?, thresholds, redactor)
+    }
+
+    /// Of a recording that is open already.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn of(mut recording: Recording, thresholds: Thresholds, redactor: Option<Redactor>) -> Result<Self> {
         let first = recording.next_event()?.context("the recording holds no event")?;
         let clock = recording.clock().context("the recording holds no time")?;
         let start = first.at;

@@ -35,7 +35,22 @@ pub fn run(args: &ReportArgs) -> Result<u8> {
 /// Plays the whole recording, redacted from the first event on, so that no text is made of anything real.
 fn make(path: &Path, redactor: Option<Redactor>) -> Result<Report> {
     let asked = redactor.is_some();
-    let mut player = Player::open(path, Thresholds::default(), redactor)?;
+    let mut report = of(Player::open(path, Thresholds::default(), redactor)?)?;
+    report.redacted |= asked;
+    // The name that the user gave a file may say who they are: only its usual part stays.
+    report.source = Some(match path.file_name().map(|n| n.to_string_lossy()) {
+        Some(name) if !asked => name.into_owned(),
+        Some(name) if name.ends_with(".zst") => "recording.jsonl.zst".into(),
+        _ => "recording.jsonl".into(),
+    });
+    Ok(report)
+}
+
+/// The report of all that `player` plays.
+///
+/// # Errors
+/// The recording cannot be read on.
+pub fn of(mut player: Player) -> Result<Report> {
     let mut collector = Collector::default();
     while let Some(step) = player.step()? {
         if let Some(event) = &step.event {
@@ -47,14 +62,8 @@ fn make(path: &Path, redactor: Option<Redactor>) -> Result<Report> {
     }
     collector.finish(&player.table);
     let mut report = Report::new(player.snapshot(), collector);
-    report.redacted = asked || player.stats().redacted;
+    report.redacted = player.stats().redacted;
     report.remarks = player.stats().remarks();
-    // The name that the user gave a file may say who they are: only its usual part stays.
-    report.source = Some(match path.file_name().map(|n| n.to_string_lossy()) {
-        Some(name) if !asked => name.into_owned(),
-        Some(name) if name.ends_with(".zst") => "recording.jsonl.zst".into(),
-        _ => "recording.jsonl".into(),
-    });
     Ok(report)
 }
 
