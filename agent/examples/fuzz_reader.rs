@@ -25,13 +25,38 @@ const MAX_BYTES: usize = 512 << 10;
 
 /// Values at the edges of every number in a line.
 const EXTREMES: [&str; 16] = [
-    "0", "-1", "1", "255", "256", "65535", "65536", "4294967295", "4294967296", "9223372036854775807",
-    "18446744073709551615", "18446744073709551616", "1e308", "-0.0", "1e-308", "null",
+    "0",
+    "-1",
+    "1",
+    "255",
+    "256",
+    "65535",
+    "65536",
+    "4294967295",
+    "4294967296",
+    "9223372036854775807",
+    "18446744073709551615",
+    "18446744073709551616",
+    "1e308",
+    "-0.0",
+    "1e-308",
+    "null",
 ];
 const WORDS: [&str; 14] = [
-    "\"session\"", "\"socket\"", "\"reset\"", "\"retransmit\"", "\"sample\"", "\"state\"", "\"end\"", "\"finding\"",
-    "\"ESTABLISHED\"", "\"CLOSE\"", "\"SYN_SENT\"", "\"1677-09-21T00:12:43.145224193Z\"",
-    "\"2262-04-11T23:47:16.854775807Z\"", "[]",
+    "\"session\"",
+    "\"socket\"",
+    "\"reset\"",
+    "\"retransmit\"",
+    "\"sample\"",
+    "\"state\"",
+    "\"end\"",
+    "\"finding\"",
+    "\"ESTABLISHED\"",
+    "\"CLOSE\"",
+    "\"SYN_SENT\"",
+    "\"1677-09-21T00:12:43.145224193Z\"",
+    "\"2262-04-11T23:47:16.854775807Z\"",
+    "[]",
 ];
 
 /// xorshift64*: reproducible from its seed, and no cryptography is needed here.
@@ -159,9 +184,15 @@ fn damage(input: &mut Vec<u8>, seeds: &[Vec<u8>], random: &mut Random) {
         // A number or a word after a colon gives way to another.
         6 | 7 => {
             let Some(colon) = input[at..].iter().position(|b| *b == b':').map(|n| at + n + 1) else { return };
-            let end = input[colon..].iter().position(|b| matches!(b, b',' | b'}' | b']' | b'\n')).map_or(input.len(), |n| colon + n);
-            let new =
-                if random.below(2) == 0 { EXTREMES[random.below(EXTREMES.len())] } else { WORDS[random.below(WORDS.len())] };
+            let end = input[colon..]
+                .iter()
+                .position(|b| matches!(b, b',' | b'}' | b']' | b'\n'))
+                .map_or(input.len(), |n| colon + n);
+            let new = if random.below(2) == 0 {
+                EXTREMES[random.below(EXTREMES.len())]
+            } else {
+                WORDS[random.below(WORDS.len())]
+            };
             input.splice(colon..end, new.bytes());
         }
         // Whole lines change places.

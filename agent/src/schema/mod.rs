@@ -1,4 +1,4 @@
-//! The public JSON: schema `agent.events/1`, one object per line (docs/SCHEMA.md; `agent schema` prints the JSON
+//! The public JSON: schema `agent.events/1`, one object per line (`agent schema` prints the JSON
 //! Schema that is generated from these types).
 //!
 //! `Line::new` writes an event, `Line::parse` and `Line::events` read it back, so that a recording gives the same

@@ -100,9 +100,9 @@ impl<'a> Line<'a> {
             )),
             Self::Action(l) => EventKind::Action(Box::new(action(l).ok_or_else(|| unknown("action"))?)),
             Self::Lost(l) => EventKind::Lost(Lost {
-                ring_full: l.ring_full,
-                recursion_misses: l.recursion_misses,
-                table_full: l.table_full,
+                ring_full: cap(l.ring_full),
+                recursion_misses: cap(l.recursion_misses),
+                table_full: cap(l.table_full),
             }),
             Self::End(l) => EventKind::End(Box::new(End {
                 reason: safe(&l.reason),
@@ -196,26 +196,34 @@ fn keepalive(k: KeepalivePart) -> Keepalive {
     }
 }
 
+/// Far beyond any real count, byte number or age (281 TB, 8,900 years in milliseconds), and far enough from the end of
+/// `u64` that sums of a hostile recording's numbers stay sums.
+const MOST: u64 = 1 << 48;
+
+fn cap(n: u64) -> u64 {
+    n.min(MOST)
+}
+
 fn counters(c: CountersPart) -> Counters {
     Counters {
-        retransmits: c.retransmits,
-        rto: c.rto,
-        fast: c.fast,
-        tlp: c.tlp,
-        syn: c.syn,
-        resets_received: c.resets_received,
-        resets_sent: c.resets_sent,
+        retransmits: cap(c.retransmits),
+        rto: cap(c.rto),
+        fast: cap(c.fast),
+        tlp: cap(c.tlp),
+        syn: cap(c.syn),
+        resets_received: cap(c.resets_received),
+        resets_sent: cap(c.resets_sent),
     }
 }
 
 fn totals(t: TotalsPart) -> Totals {
     Totals {
-        sockets: t.sockets,
-        retransmits: t.retransmits,
-        resets_received: t.resets_received,
-        resets_sent: t.resets_sent,
-        findings: t.findings,
-        lost: t.lost,
+        sockets: cap(t.sockets),
+        retransmits: cap(t.retransmits),
+        resets_received: cap(t.resets_received),
+        resets_sent: cap(t.resets_sent),
+        findings: cap(t.findings),
+        lost: cap(t.lost),
     }
 }
 
@@ -277,20 +285,20 @@ fn packet(p: PacketPart) -> PacketFacts {
 fn detail(d: Option<&DetailPart>) -> TcpDetail {
     let Some(d) = d else { return TcpDetail::default() };
     TcpDetail {
-        rtt: d.rtt_us.map(Duration::from_micros),
-        rto: d.rto_us.map(Duration::from_micros),
+        rtt: d.rtt_us.map(cap).map(Duration::from_micros),
+        rto: d.rto_us.map(cap).map(Duration::from_micros),
         backoff: d.backoff,
         retransmits: d.retransmits,
         total_retransmits: d.total_retransmits,
         unacked_segments: d.unacked_segments,
-        unacked_bytes: d.unacked_bytes,
-        send_queue_bytes: d.send_queue_bytes,
-        bytes_sent: d.bytes_sent,
-        bytes_acked: d.bytes_acked,
-        bytes_received: d.bytes_received,
-        last_sent: d.last_sent_ms.map(Duration::from_millis),
-        last_received: d.last_received_ms.map(Duration::from_millis),
-        last_ack: d.last_ack_ms.map(Duration::from_millis),
+        unacked_bytes: d.unacked_bytes.map(cap),
+        send_queue_bytes: d.send_queue_bytes.map(cap),
+        bytes_sent: d.bytes_sent.map(cap),
+        bytes_acked: d.bytes_acked.map(cap),
+        bytes_received: d.bytes_received.map(cap),
+        last_sent: d.last_sent_ms.map(cap).map(Duration::from_millis),
+        last_received: d.last_received_ms.map(cap).map(Duration::from_millis),
+        last_ack: d.last_ack_ms.map(cap).map(Duration::from_millis),
         segment_bytes: d.segment_bytes,
         send_mss: d.send_mss_bytes,
         send_window_bytes: d.send_window_bytes,
@@ -301,21 +309,21 @@ fn detail(d: Option<&DetailPart>) -> TcpDetail {
 
 fn metrics(t: &TcpPart) -> TcpMetrics {
     TcpMetrics {
-        rtt: t.rtt_us.map(Duration::from_micros),
-        rto: t.rto_us.map(Duration::from_micros),
+        rtt: t.rtt_us.map(cap).map(Duration::from_micros),
+        rto: t.rto_us.map(cap).map(Duration::from_micros),
         backoff: t.backoff,
         retransmits: t.retransmits,
         probes: t.probes,
         unacked_segments: t.unacked_segments,
-        unacked_bytes: t.unacked_bytes,
-        send_queue_bytes: t.send_queue_bytes,
-        receive_queue_bytes: t.receive_queue_bytes,
-        last_sent_ms: t.last_sent_ms,
-        last_received_ms: t.last_received_ms,
-        last_ack_ms: t.last_ack_ms,
-        bytes_sent: t.bytes_sent,
-        bytes_received: t.bytes_received,
-        bytes_acked: t.bytes_acked,
+        unacked_bytes: t.unacked_bytes.map(cap),
+        send_queue_bytes: t.send_queue_bytes.map(cap),
+        receive_queue_bytes: t.receive_queue_bytes.map(cap),
+        last_sent_ms: t.last_sent_ms.map(cap),
+        last_received_ms: t.last_received_ms.map(cap),
+        last_ack_ms: t.last_ack_ms.map(cap),
+        bytes_sent: t.bytes_sent.map(cap),
+        bytes_received: t.bytes_received.map(cap),
+        bytes_acked: t.bytes_acked.map(cap),
         data_segments_sent: t.data_segments_sent,
         data_segments_received: t.data_segments_received,
         total_retransmits: t.total_retransmits,

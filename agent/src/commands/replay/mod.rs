@@ -62,7 +62,7 @@ fn print(mut player: Player, from: Option<Mono>, out: &mut dyn Write) -> Result<
     let t = player.table.totals();
     writeln!(
         out,
-        "{} events, {} from {}: {} sockets, {} segments retransmitted, {} resets received, {} sent, {} lost",
+        "{} events from {} on, {}: {} sockets, {} segments retransmitted, {} resets received, {} sent, {} lost",
         count(player.events()),
         clock.local_time(player.start()),
         length(player.now().since(player.start())),
@@ -99,7 +99,7 @@ fn tell(out: &mut dyn Write, clock: &WallClock, at: Mono, f: &Finding, new: bool
 }
 
 fn length(d: std::time::Duration) -> String {
-    format!("on over {}", crate::view::text::duration(d))
+    format!("{} long", crate::view::text::duration(d))
 }
 
 fn plural(n: u64, word: &str) -> String {

@@ -56,9 +56,6 @@ pub fn run(path: &Path, thresholds: Thresholds, player: Player, span: Span, stop
     };
     let mode = Mode::Replay(s.line());
     let mut tui = Tui::enter(UiOptions { mode, ..UiOptions::default() })?;
-    for remark in s.player.stats().remarks().first() {
-        tui.say(remark.clone(), Tone::Note);
-    }
     let mut said_end = false;
     while !stop.load(Ordering::Relaxed) {
         s.advance()?;

@@ -223,3 +223,18 @@ fn a_report_of_very_much_still_fits_an_issue() {
     assert!(text.chars().count() < MAX_CHARS, "{}", text.chars().count());
     assert!(text.contains("### Counts") && text.contains("agent replay"), "the parts that must be there are");
 }
+
+/// A recording of the demo's network, made with `--redact`: a client whose idle connection the NAT forgets, a server that
+/// closes idle connections, and one that aborts.
+#[test]
+fn a_real_recording_gives_its_causes() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/recordings/cgnat.jsonl");
+    let report = make(&path, None).unwrap();
+    assert!(report.redacted && report.remarks.is_empty(), "{:?}", report.remarks);
+    let codes: Vec<&str> = report.findings.iter().map(|f| f.code.name()).collect();
+    for code in ["idle-path-dead", "stale-reuse", "peer-abort"] {
+        assert!(codes.contains(&code), "{code} is not among {codes:?}");
+    }
+    let text = markdown(&report);
+    assert!(text.contains("kernel | 6.18.44") && text.contains("python3"), "{text}");
+}

@@ -52,10 +52,10 @@ fn body(r: &Report) -> Markup {
             }
         }
         @if let Some(chart) = svg::over_time(r) {
-            section { h2 { "Round-trip time and retransmits" } div.scroll { div.wide { (chart) } } }
+            section { h2 { "Round-trip time and retransmits" } (chart) }
         }
         @if let Some(chart) = svg::histogram(&r.collected.idle) {
-            section { h2 { "Idle time before resets" } div.scroll { div.wide { (chart) } } }
+            section { h2 { "Idle time before resets" } (chart) }
         }
         @let others: Vec<_> = r.findings.iter().filter(|f| r.main().is_none_or(|m| m.id != f.id)).collect();
         @if !others.is_empty() {
@@ -74,7 +74,7 @@ fn body(r: &Report) -> Markup {
             section {
                 h2 { "Timeline of " (s.destination()) " (socket " (s.id) "), UTC" }
                 @if s.history_dropped > 0 { p.note { (s.history_dropped) " older entries are not kept." } }
-                ol.timeline { @for h in &s.history { li { time { (r.time(h.at)) } " " (h.text) } } }
+                ol.timeline { @for h in super::parts::timeline(s) { li { time { (r.time(h.at)) } " " (h.text) } } }
             }
         }
         @let destinations = r.destination_table(50);

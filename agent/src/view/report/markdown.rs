@@ -102,7 +102,7 @@ pub fn markdown(r: &Report) -> String {
         if s.history_dropped > 0 {
             let _ = writeln!(text, "({} older entries are not kept)", s.history_dropped);
         }
-        for h in &s.history {
+        for h in super::parts::timeline(s) {
             let _ = writeln!(text, "{}  {}", r.time(h.at), code(&clip(&h.text, 300)));
         }
         text.push_str("```\n");

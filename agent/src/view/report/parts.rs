@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Report;
 use super::collect::Destination;
 use crate::model::{ActionKind, ActionResult, Keepalive, Mono, OptionValues, ResetOrigin, SetBy};
-use crate::state::Socket;
+use crate::state::{History, HistoryKind, Socket};
 use crate::view::text::{bytes, count, duration, latency};
 
 /// A table: its head, and rows of as many cells.
@@ -253,6 +253,16 @@ impl Report {
             _ => "quiet".into(),
         }
     }
+}
+
+/// A socket's history in order, each finding once: what came of it later stands with the finding.
+pub fn timeline(s: &Socket) -> Vec<&History> {
+    let mut told = std::collections::HashSet::new();
+    let mut all: Vec<&History> = (s.history.iter())
+        .filter(|h| h.kind != HistoryKind::Finding || told.insert(h.text.split_whitespace().next()))
+        .collect();
+    all.sort_by_key(|h| h.at);
+    all
 }
 
 /// Retransmitted share of the data segments sent, per cent.

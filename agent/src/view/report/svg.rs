@@ -85,15 +85,18 @@ fn lifeline(r: &Report, s: &Socket, axis: &Axis, y: f64) -> Markup {
     let begin = s.opened.unwrap_or(s.first_seen).max(r.start);
     let end = s.closed_at.unwrap_or(r.snapshot.at);
     // What shows that the connection was used: silences lie between.
-    let mut used: Vec<Mono> = (s.history.iter())
+    let mut used: Vec<(Mono, bool)> = (s.history.iter())
         .filter(|h| !matches!(h.kind, HistoryKind::Finding | HistoryKind::Keepalive | HistoryKind::Action))
-        .map(|h| h.at)
-        .chain([begin, end])
-        .chain(s.activity.last_heard)
-        .filter(|at| (begin..=end).contains(at))
+        .map(|h| (h.at, h.kind == HistoryKind::Retransmit))
+        .chain([(begin, false), (end, false)])
+        .chain(s.activity.last_heard.map(|at| (at, false)))
+        .filter(|(at, _)| (begin..=end).contains(at))
         .collect();
     used.sort_unstable();
     used.dedup();
+    // A timeout that nothing from the peer followed yet: the silence after it is waiting, not idleness.
+    let heard = s.activity.last_heard;
+    let waits = |a: (Mono, bool), b: Mono| a.1 && heard.is_none_or(|h| h <= a.0 || h > b);
     let local = s.flow.map(|f| format!(":{}", f.local.port())).unwrap_or_default();
     let name = cut(&s.destination(), 27);
     html! {
@@ -103,9 +106,10 @@ fn lifeline(r: &Report, s: &Socket, axis: &Axis, y: f64) -> Markup {
             text.axis x="0" y=(y + 11.0) { "from " (local) }
         }
         @for pair in used.windows(2) {
-            @let (a, b) = (pair[0], pair[1]);
-            @let silent = b.since(a) >= GAP;
-            line class=(if silent { "idle" } else { "alive" }) x1=(axis.x(a)) x2=(axis.x(b)) y1=(y) y2=(y) {}
+            @let (a, b) = (pair[0].0, pair[1].0);
+            @let waiting = waits(pair[0], b);
+            @let silent = b.since(a) >= GAP && !waiting;
+            line class=(if waiting { "waiting" } else if silent { "idle" } else { "alive" }) x1=(axis.x(a)) x2=(axis.x(b)) y1=(y) y2=(y) {}
             @if silent && axis.x(b) - axis.x(a) > 46.0 {
                 text.gap x=(round((axis.x(a) + axis.x(b)) / 2.0)) y=(y - 4.0) text-anchor="middle" { (duration(b.since(a))) " idle" }
             }
@@ -162,6 +166,7 @@ pub fn legend() -> Markup {
             (entry(mark(HistoryKind::Sent, "", 10.0, 15.0), "data sent"))
             (entry(mark(HistoryKind::Received, "", 10.0, 5.0), "data received"))
             (entry(html! { line.idle x1="1" x2="19" y1="10" y2="10" {} }, "idle"))
+            (entry(html! { line.waiting x1="1" x2="19" y1="10" y2="10" {} }, "no ACK"))
             (entry(mark(HistoryKind::Retransmit, "backoff 6", 10.0, 10.0), "retransmit (bigger: more backoff)"))
             (entry(mark(HistoryKind::State, "CLOSE_WAIT", 10.0, 10.0), "FIN"))
             (entry(mark(HistoryKind::Reset, "", 10.0, 10.0), "RST"))
@@ -180,7 +185,7 @@ pub fn histogram(h: &IdleHistogram) -> Option<Markup> {
     let most = h.buckets.iter().map(|b| b.iter().sum::<u64>()).max().unwrap_or(1).max(1) as f64;
     let step = WIDTH / (EDGES.len() + 1) as f64;
     Some(html! {
-        svg viewBox=(format!("0 0 {WIDTH} {}", HEIGHT + 40.0)) role="img" aria-label="idle time before resets" {
+        div.scroll { div.wide { svg viewBox=(format!("0 0 {WIDTH} {}", HEIGHT + 40.0)) role="img" aria-label="idle time before resets" {
             line.base x1="0" x2=(WIDTH) y1=(HEIGHT + 14.0) y2=(HEIGHT + 14.0) {}
             @for (n, bucket) in h.buckets.iter().enumerate() {
                 @let x = round(n as f64 * step + 8.0);
@@ -191,7 +196,7 @@ pub fn histogram(h: &IdleHistogram) -> Option<Markup> {
                 }
                 text.axis x=(round(x + step / 2.0 - 8.0)) y=(HEIGHT + 32.0) text-anchor="middle" { (IdleHistogram::label(n)) }
             }
-        }
+        } } }
         p.legend {
             span { i.dot.peer {} "from the peer" } span { i.dot.middlebox {} "from a middlebox" } span { i.dot.unknown {} "not known" }
         }
@@ -232,7 +237,7 @@ pub fn over_time(r: &Report) -> Option<Markup> {
     };
     let bar = ((RIGHT - 70.0) / s.bins.len() as f64 * 0.8).clamp(1.5, 14.0);
     Some(html! {
-        svg viewBox=(format!("0 0 {WIDTH} {}", LOW + 22.0)) role="img" aria-label="round-trip time and retransmits over time" {
+        div.scroll { div.wide { svg viewBox=(format!("0 0 {WIDTH} {}", LOW + 22.0)) role="img" aria-label="round-trip time and retransmits over time" {
             (axis.draw(LOW))
             text.axis x="0" y="20" { "RTT " (crate::view::text::latency(Duration::from_micros(top as u64))) }
             text.axis x="0" y=(14.0 + RTT) { "0" }
@@ -252,7 +257,7 @@ pub fn over_time(r: &Report) -> Option<Markup> {
                     g { title { (b.resets_received) " RST received, " (b.resets_sent) " sent" } (mark(HistoryKind::Reset, "", middle(n), RTT + 26.0)) }
                 }
             }
-        }
+        } } }
         p.legend {
             span { i.dot.rtt {} "mean RTT" } span { i.dot.rtt-max {} "highest RTT" } span { i.dot.retransmit {} "segments retransmitted" } span { "× RST" }
             span { "one point: " (duration(s.width)) }
