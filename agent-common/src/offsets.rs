@@ -109,6 +109,8 @@ pub struct Settings {
     pub reset_reason: u32,
     /// 1 = `tcp_retransmit_skb` has an error (6.18).
     pub retransmit_err: u32,
+    /// 1 = `sched_process_exit` says whether the whole group is gone (6.15).
+    pub exit_group_dead: u32,
     /// 1 = structure members are read with `bpf_probe_read_kernel`, 0 = directly through the BTF pointer.
     pub probe_read: u32,
     /// `icsk_ca_state` is a bit field: its byte, shift and mask; byte is [`ABSENT`] where unknown.
@@ -262,7 +264,7 @@ pub struct FlowSeen {
 const _: () = {
     use core::mem::{align_of, size_of};
     assert!(size_of::<Offsets>() == 4 * Offsets::PATHS.len() && align_of::<Offsets>() == 4);
-    assert!(size_of::<Settings>() == 52 && align_of::<Settings>() == 4);
+    assert!(size_of::<Settings>() == 56 && align_of::<Settings>() == 4);
     assert!(size_of::<TracepointFields>() == 72 && align_of::<TracepointFields>() == 4);
     assert!(size_of::<ClassicFields>() == 8 * 72);
     assert!(size_of::<Control>() == 8 && align_of::<Control>() == 4);

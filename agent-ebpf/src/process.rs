@@ -10,7 +10,7 @@ use crate::count::total;
 use crate::emit::{self, Head};
 use crate::filter::{current_tgid, target};
 use crate::maps::PIDS;
-use crate::read::{at, field, offset};
+use crate::read::{at, field, offset, setting};
 
 /// A child of a `--tree` target becomes one.
 #[inline(always)]
@@ -61,14 +61,20 @@ pub fn btf_process_fork(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sched_process_exit")]
 pub fn btf_process_exit(ctx: BtfTracePointContext) -> i32 {
     let task: *const c_void = ctx.arg(0);
-    // SAFETY: a task_struct pointer of the tracepoint.
-    unsafe {
-        let signal: *const c_void = at(task, offset!(task_signal));
-        // The leader may end before its threads: the group is gone with the last of them.
-        let live: u32 = at(signal, offset!(signal_live));
-        if live == 0 {
-            exited(at(task, offset!(task_tgid)));
+    // The leader may end before its threads: the group is gone with the last of them.
+    let dead = if setting!(exit_group_dead) != 0 {
+        let group_dead: u32 = ctx.arg(1);
+        group_dead & 1 != 0
+    } else {
+        // SAFETY: a task_struct pointer of the tracepoint.
+        unsafe {
+            let signal: *const c_void = at(task, offset!(task_signal));
+            at::<u32>(signal, offset!(signal_live)) == 0
         }
+    };
+    if dead {
+        // SAFETY: as above.
+        exited(unsafe { at(task, offset!(task_tgid)) });
     }
     0
 }

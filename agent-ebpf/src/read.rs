@@ -21,6 +21,7 @@ pub static SETTINGS: Settings = Settings {
     cookie_helper: 1,
     reset_reason: 0,
     retransmit_err: 0,
+    exit_group_dead: 0,
     probe_read: 0,
     ca_state_byte: ABSENT,
     ca_state_shift: 0,

@@ -9,11 +9,11 @@ use agent_common::{Offsets, Settings};
 use anyhow::{Context, Result};
 use aya::programs::cgroup_skb::CgroupSkbAttachType;
 use aya::programs::{CgroupAttachMode, CgroupSkb, Program, ProgramError};
-use aya::{Btf, Ebpf};
+use aya::{Btf, Ebpf, EbpfLoader};
 
 use super::backend::{Backend, Facts};
 use super::classic::ClassicTypes;
-use super::object::{Globals, OBJECT, loader};
+use super::object::{Globals, OBJECT, configure};
 use super::offsets::KernelTypes;
 use super::tracefs;
 use crate::model::{DestPrefix, Hook};
@@ -21,7 +21,7 @@ use crate::model::{DestPrefix, Hook};
 /// Records wake the reader at most this often while it keeps up; the reader polls for as long after each.
 pub const WAKE_WINDOW_NS: u32 = 5_000_000;
 /// Targets, listeners and tuples: processes and ports are few compared with sockets.
-const MAX_PIDS: u32 = 32_768;
+const MAX_PIDS: u32 = 16_384;
 const MAX_LISTENERS: u32 = 8_192;
 /// The provenance program's memory: an LRU, so that a storm of flows only forgets the oldest.
 const MAX_FLOWS: u32 = 65_536;
@@ -160,7 +160,7 @@ fn privileged() -> bool {
 }
 
 /// The object with its maps created and sized, no program loaded yet; and whether its programs can make cookies.
-fn object(types: &Types, options: &Options) -> Result<(Ebpf, bool)> {
+fn object(types: &Types, options: &Options, loader: EbpfLoader<'static>) -> Result<(Ebpf, bool)> {
     let mut globals = types.globals(options);
     // Kernels before 5.11 charge maps to RLIMIT_MEMLOCK; where raising it fails, creating a map will say so.
     let _ = rustix::process::setrlimit(
@@ -171,7 +171,7 @@ fn object(types: &Types, options: &Options) -> Result<(Ebpf, bool)> {
     if options.probe_read || !cookie_helper_exists() {
         globals.settings.cookie_helper = 0;
     }
-    let mut loader = loader(&globals);
+    let mut loader = configure(loader, &globals);
     loader
         .map_max_entries("EVENTS", options.ring_size)
         .map_max_entries("SOCKS", options.max_sockets.max(1))
@@ -237,15 +237,25 @@ pub struct Attached<T> {
     pub cookie_helper: bool,
 }
 
+/// Starts to make a loader beside whatever the caller does meanwhile.
+pub fn begin() -> std::thread::JoinHandle<EbpfLoader<'static>> {
+    std::thread::spawn(|| {
+        // Probed once per process, on first use.
+        let _ = aya::features();
+        EbpfLoader::new()
+    })
+}
+
 /// Makes the object and attaches everything that this kernel has; `prepare` runs in between, so that no event passes
 /// an unset filter. If the verifier refuses a program that this kernel has the hook for, everything is tried once more
 /// the conservative way, and the better result is kept.
 pub fn load<T>(
     types: &Types,
     options: &Options,
+    loader: EbpfLoader<'static>,
     mut prepare: impl FnMut(&mut Ebpf) -> Result<T>,
 ) -> Result<Attached<T>> {
-    let (mut ebpf, cookie_helper) = object(types, options)?;
+    let (mut ebpf, cookie_helper) = object(types, options, loader)?;
     let prepared = prepare(&mut ebpf)?;
     let hooks = attach(&mut ebpf, types, options);
     let refused = |hooks: &[Hook]| hooks.iter().filter(|h| !h.attached).count();
@@ -253,7 +263,7 @@ pub fn load<T>(
     if avoidable && types.backend() == Backend::Btf && !options.probe_read {
         let slower = Options { probe_read: true, ..options.clone() };
         // Two live sets would count everything twice into maps of their own: harmless, and short.
-        let (mut second, cookie_helper) = object(types, &slower)?;
+        let (mut second, cookie_helper) = object(types, &slower, EbpfLoader::new())?;
         let again = prepare(&mut second)?;
         let second_hooks = attach(&mut second, types, &slower);
         if refused(&second_hooks) < refused(&hooks) {

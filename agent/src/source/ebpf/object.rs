@@ -35,7 +35,12 @@ impl Globals {
 /// A loader for [`OBJECT`]: pass it that, then load and attach single programs. Every map of the object is created,
 /// each with the smallest size that works; raise those you use with `map_max_entries`.
 pub fn loader(globals: &Globals) -> EbpfLoader<'_> {
-    let mut loader = EbpfLoader::new();
+    configure(EbpfLoader::new(), globals)
+}
+
+/// [`loader`] from one made beforehand: making it takes as long as all our own reading of BTF (aya parses the
+/// kernel's, which is not needed here), so that it is worth a thread of its own.
+pub fn configure<'a>(mut loader: EbpfLoader<'a>, globals: &'a Globals) -> EbpfLoader<'a> {
     loader
         // No CO-RE relocations: positions come in `globals`.
         .btf(None)

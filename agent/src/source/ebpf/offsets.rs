@@ -72,6 +72,7 @@ impl KernelTypes {
             cookie_helper: 1,
             reset_reason: u32::from(arguments("tcp_send_reset") >= 3),
             retransmit_err: u32::from(arguments("tcp_retransmit_skb") >= 3),
+            exit_group_dead: u32::from(arguments("sched_process_exit") >= 2),
             keepopen_bit: btf
                 .enum_values("sock_flags")
                 .iter()

@@ -84,6 +84,7 @@ impl EbpfSource {
     /// Loads and attaches. Needs a tokio runtime. Errors: a forced backend is not possible, or none of its hooks could
     /// be attached; with [`BackendChoice::Auto`] a worse backend is taken instead.
     pub fn load(options: &Options) -> Result<Loaded> {
+        let loader = (options.backend != BackendChoice::SockDiag).then(load::begin);
         let want_btf = matches!(options.backend, BackendChoice::Auto | BackendChoice::Btf);
         let (facts, types, tracefs) = load::facts(want_btf);
         let choice = choose(options.backend, &facts).map_err(|e| anyhow!(e))?;
@@ -105,7 +106,8 @@ impl EbpfSource {
                 return Ok(Loaded::Polling { hooks: vec![hook], limits });
             }
         };
-        let mut loaded = load::load(&types, options, |ebpf| {
+        let loader = loader.and_then(|l| l.join().ok()).unwrap_or_default();
+        let mut loaded = load::load(&types, options, loader, |ebpf| {
             let mut tables = Tables::take(ebpf)?;
             tables.set_destinations(options.destinations.as_deref())?;
             for (tgid, tree) in &options.pids {
