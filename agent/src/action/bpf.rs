@@ -56,7 +56,7 @@ fn run(
     out: &mut Outcome,
     done: &mut BTreeSet<SocketId>,
 ) -> anyhow::Result<()> {
-    let files = iterators.files()?;
+    let files = iterators.files_of(&intent.selection.pids)?;
     let mut spaces: BTreeMap<u32, Vec<Chosen>> = BTreeMap::new();
     choose(intent, &files, ledger.as_deref(), out, done, &mut spaces);
     let known = namespaces(intent, spaces.keys().copied());

@@ -134,19 +134,26 @@ pub(super) struct Tcp {
     pub id: SocketId,
     pub remote: Option<SocketAddr>,
     pub mptcp: bool,
+    /// `None` where nothing waits to be sent.
     pub look: Option<TcpLook>,
 }
 
 /// Classifies a socket that we hold a duplicate of: it cannot be closed, replaced or reused under our hands.
 pub(super) fn classify(fd: BorrowedFd<'_>) -> Result<Seen, OptionError> {
     let error = |option| move |errno| OptionError { option, setting: false, errno };
-    let domain = match sockopt::socket_domain(fd) {
-        Ok(d) => d,
+    // A connection tells its family with its peer; only the others must be asked for it.
+    let peer = match rustix::net::getpeername(fd) {
+        Ok(peer) => peer,
         Err(Errno::NOTSOCK) => return Ok(Seen::NoSocket),
-        Err(e) => return Err(error("SO_DOMAIN")(e)),
+        // SYN_SENT: the address is known to the kernel but getpeername does not tell it before the connection is up.
+        Err(_) => None,
     };
-    if domain != AddressFamily::INET && domain != AddressFamily::INET6 {
-        return Ok(Seen::OtherSocket);
+    let remote = peer.as_ref().and_then(address);
+    if remote.is_none() {
+        let domain = sockopt::socket_domain(fd).map_err(error("SO_DOMAIN"))?;
+        if domain != AddressFamily::INET && domain != AddressFamily::INET6 {
+            return Ok(Seen::OtherSocket);
+        }
     }
     let protocol = sockopt::socket_protocol(fd).map_err(error("SO_PROTOCOL"))?;
     let mptcp = match protocol.map(|p| p.as_raw().get()) {
@@ -155,22 +162,23 @@ pub(super) fn classify(fd: BorrowedFd<'_>) -> Result<Seen, OptionError> {
         Some(IPPROTO_UDP) => return Ok(Seen::Udp),
         _ => return Ok(Seen::OtherSocket),
     };
-    // An MPTCP socket answers TCP_INFO for its first subflow where the kernel knows how.
-    let look = match options::look(fd) {
-        Ok(look) => Some(look),
-        Err(_) if mptcp => None,
-        Err(e) => return Err(e),
+    let look = if remote.is_some() {
+        // Connected. Only what waits to be sent is worth more than one cheap call: this runs for thousands. The queue
+        // of an MPTCP socket is not that of its subflows.
+        let waiting = !mptcp && options::queued(fd).is_some_and(|n| n > 0);
+        if waiting { Some(options::look(fd)?) } else { None }
+    } else {
+        match options::look(fd) {
+            Ok(look) => Some(look),
+            Err(_) if mptcp => None,
+            Err(e) => return Err(e),
+        }
     };
     match look.and_then(|l| l.state) {
         Some(TcpState::Listen) => return Ok(Seen::Listener),
         Some(TcpState::Close | TcpState::TimeWait) => return Ok(Seen::Unconnected),
         _ => {}
     }
-    let remote = match rustix::net::getpeername(fd) {
-        Ok(Some(any)) => address(&any),
-        // SYN_SENT: the address is known to the kernel but getpeername does not tell it before the connection is up.
-        _ => None,
-    };
     let id = SocketId(sockopt::socket_cookie(fd.as_fd()).map_err(error("SO_COOKIE"))?);
     Ok(Seen::Tcp(Tcp { id, remote, mptcp, look }))
 }

@@ -1,6 +1,6 @@
 //! Socket options of one socket: read, compare, set in the right order.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -114,20 +114,43 @@ fn err(option: &'static str, setting: bool) -> impl FnOnce(Errno) -> OptionError
     move |errno| OptionError { option, setting, errno }
 }
 
+/// Reads back what `wanted` touches; the rest is as it was `before`. One to five system calls.
+pub fn read_back(fd: impl AsFd, wanted: &Wanted, before: OptionValues) -> Result<OptionValues, OptionError> {
+    let fd = fd.as_fd();
+    let mut now = before;
+    if wanted.keepalive.is_some() {
+        let user_timeout_ms = now.user_timeout_ms;
+        now = OptionValues { user_timeout_ms, ..keepalive(fd)? };
+    }
+    if wanted.user_timeout_ms.is_some() {
+        now.user_timeout_ms = user_timeout(fd)?;
+    }
+    Ok(now)
+}
+
 /// Reads all options that actions touch. Five system calls. An MPTCP socket knows no TCP_USER_TIMEOUT (up to 6.18 at
 /// least): that reads as none.
 pub fn read(fd: impl AsFd) -> Result<OptionValues, OptionError> {
     let fd = fd.as_fd();
+    Ok(OptionValues { user_timeout_ms: user_timeout(fd)?, ..keepalive(fd)? })
+}
+
+/// Everything but the user timeout.
+fn keepalive(fd: BorrowedFd<'_>) -> Result<OptionValues, OptionError> {
     Ok(OptionValues {
         enabled: sockopt::socket_keepalive(fd).map_err(err("SO_KEEPALIVE", false))?,
         idle_s: seconds(sockopt::tcp_keepidle(fd).map_err(err("TCP_KEEPIDLE", false))?),
         interval_s: seconds(sockopt::tcp_keepintvl(fd).map_err(err("TCP_KEEPINTVL", false))?),
         count: sockopt::tcp_keepcnt(fd).map_err(err("TCP_KEEPCNT", false))?,
-        user_timeout_ms: match sockopt::tcp_user_timeout(fd) {
-            Err(Errno::OPNOTSUPP) => 0,
-            other => other.map_err(err("TCP_USER_TIMEOUT", false))?,
-        },
+        user_timeout_ms: 0,
     })
+}
+
+fn user_timeout(fd: BorrowedFd<'_>) -> Result<u32, OptionError> {
+    match sockopt::tcp_user_timeout(fd) {
+        Err(Errno::OPNOTSUPP) => Ok(0),
+        other => other.map_err(err("TCP_USER_TIMEOUT", false)),
+    }
 }
 
 fn seconds(d: Duration) -> u32 {
@@ -201,6 +224,14 @@ impl TcpLook {
     }
 }
 
+/// Bytes in the send queue, sent or not (SIOCOUTQ); `None` for a listener.
+pub fn queued(fd: impl AsFd) -> Option<u32> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ (= TIOCOUTQ) writes one int.
+    let rc = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TIOCOUTQ, &mut bytes) };
+    (rc == 0).then_some(bytes).and_then(|b| u32::try_from(b).ok())
+}
+
 /// Reads `tcp_info` and the send queue. Two system calls.
 pub fn look(fd: impl AsFd) -> Result<TcpLook, OptionError> {
     let fd = fd.as_fd();
@@ -214,9 +245,6 @@ pub fn look(fd: impl AsFd) -> Result<TcpLook, OptionError> {
         return Err(OptionError { option: "TCP_INFO", setting: false, errno: last_errno() });
     }
     let word = |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
-    let mut queued: libc::c_int = 0;
-    // SAFETY: SIOCOUTQ (= TIOCOUTQ) writes one int.
-    let rc = unsafe { libc::ioctl(fd.as_raw_fd(), libc::TIOCOUTQ, &mut queued) };
     Ok(TcpLook {
         state: TcpState::from_kernel(info[0]),
         retransmits: info[2],
@@ -225,7 +253,7 @@ pub fn look(fd: impl AsFd) -> Result<TcpLook, OptionError> {
         rto: Duration::from_micros(word(8).into()),
         unacked_segments: word(24),
         last_sent: Duration::from_millis(word(44).into()),
-        queued_bytes: (rc == 0).then_some(queued).and_then(|q| u32::try_from(q).ok()),
+        queued_bytes: queued(fd),
     })
 }
 
@@ -248,6 +276,8 @@ mod tests {
         set(&stream, &wanted, before).unwrap();
         let after = read(&stream).unwrap();
         assert_eq!(after, wanted.over(before));
+        assert_eq!(read_back(&stream, &wanted, before).unwrap(), after);
+        assert_eq!(queued(&stream), Some(0));
         assert_eq!(
             after,
             OptionValues { enabled: true, idle_s: 30, interval_s: 10, count: 3, user_timeout_ms: 60_000 }

@@ -152,7 +152,7 @@ impl Pass<'_> {
             return;
         }
         let set = options::set(dup, wanted, before);
-        let after = options::read(dup);
+        let after = options::read_back(dup, wanted, before);
         record.after = after.ok();
         match (set, after) {
             (Ok(()), Ok(after)) if after == goal => {
@@ -202,7 +202,5 @@ fn option_error(e: OptionError, mptcp: bool) -> String {
 
 /// What keepalive cannot do for this socket, if so.
 fn note(tcp: &Tcp, now: OptionValues) -> Option<String> {
-    // The queue of an MPTCP socket is not that of its subflows.
-    let look = tcp.look.filter(|_| !tcp.mptcp)?;
-    stuck::note(&look, now.user_timeout_ms)
+    stuck::note(&tcp.look?, now.user_timeout_ms)
 }

@@ -4,11 +4,12 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::mem::size_of;
+use std::os::fd::AsFd;
 
 use agent_common::{FileRow, SetRow, TcpRow};
 use anyhow::{Context, anyhow, bail};
 use aya::Ebpf;
-use aya::maps::{HashMap, MapError};
+use aya::maps::{HashMap, Map, MapError};
 use aya::programs::{Iter, ProgramError};
 
 use super::load::{explain, why};
@@ -19,6 +20,8 @@ use crate::source::diag::NetNs;
 
 /// Sockets that one [`Iterators::set`] can take: the size of the map `ITER_SET`.
 pub const MAX_SET: usize = 65_536;
+/// Processes that are looked at one by one; with more of them one walk over all is cheaper.
+const MAX_SINGLE: usize = 16;
 /// The kernel fills at most 32 KiB per read of an iterator (`bpf_seq_read`).
 const READ_BYTES: usize = 64 * 1024;
 /// Rows beyond this are not taken in: 16 million descriptors, 1.4 GiB.
@@ -29,6 +32,8 @@ const MAX_ROWS: usize = 16 << 20;
 pub struct Iterators {
     ebpf: Ebpf,
     btf: aya::Btf,
+    /// What is in the map `ITER_SET`: emptied before it is filled anew, not after its use, as most use it once.
+    filled: Vec<u64>,
 }
 
 impl Iterators {
@@ -41,13 +46,32 @@ impl Iterators {
     pub fn with_types(types: &KernelTypes) -> anyhow::Result<Self> {
         let globals = Globals::with_types(types);
         let ebpf = object::loader(&globals).load(OBJECT).map_err(explain)?;
-        Ok(Self { ebpf, btf: types.aya()? })
+        Ok(Self { ebpf, btf: types.aya()?, filled: Vec::new() })
     }
 
     /// Who holds which TCP or MPTCP socket: every thread group, every network namespace.
     pub fn files(&mut self) -> anyhow::Result<Vec<FileRow>> {
         let mut file = self.open("list_files", "task_file", None)?;
         rows(&mut file).context("cannot read iter/task_file")
+    }
+
+    /// As [`Self::files`] for a few processes only: the kernel walks their descriptors and nobody else's. Before Linux
+    /// 6.1 it walks them all.
+    pub fn files_of(&mut self, pids: &[u32]) -> anyhow::Result<Vec<FileRow>> {
+        if pids.len() > MAX_SINGLE {
+            return self.files();
+        }
+        let program = self.program("list_files", "task_file")?.fd()?.try_clone().context("too many open files")?;
+        let mut all = Vec::new();
+        for pid in pids {
+            match super::sys::task_iterator(program.as_fd(), *pid) {
+                Ok(mut file) => all.extend(rows::<FileRow>(&mut file).context("cannot read iter/task_file")?),
+                // It has ended.
+                Err(e) if e.raw_os_error() == Some(libc::ESRCH) => {}
+                Err(_) => return self.files(),
+            }
+        }
+        Ok(all)
     }
 
     /// Every TCP socket of `netns` with its options.
@@ -68,23 +92,31 @@ impl Iterators {
         if sockets.len() > MAX_SET {
             bail!("at most {MAX_SET} sockets can be changed in one pass, got {}", sockets.len());
         }
+        self.fill(sockets).with_context(|| format!("cannot hand {} sockets to the kernel", sockets.len()))?;
+        let mut file = self.open("set_tcp", "tcp", Some(netns))?;
+        rows(&mut file).context("cannot read iter/tcp")
+    }
+
+    /// Makes the map `ITER_SET` hold exactly `sockets`.
+    fn fill(&mut self, sockets: &[(SocketId, SetRow)]) -> anyhow::Result<()> {
         let map = self.ebpf.map_mut("ITER_SET").context("the kernel object has no map ITER_SET")?;
+        let data = if let Map::HashMap(data) = &*map { Some(data.fd().as_fd().try_clone_to_owned()?) } else { None };
         let mut map: HashMap<_, u64, SetRow> = HashMap::try_from(map)?;
-        for (id, set) in sockets {
-            map.insert(id.0, set, 0).with_context(|| format!("cannot hand {} sockets to the kernel", sockets.len()))?;
-        }
-        let result = self
-            .open("set_tcp", "tcp", Some(netns))
-            .and_then(|mut file| rows(&mut file).context("cannot read iter/tcp"));
-        let map = self.ebpf.map_mut("ITER_SET").context("the kernel object has no map ITER_SET")?;
-        let mut map: HashMap<_, u64, SetRow> = HashMap::try_from(map)?;
-        for (id, _) in sockets {
-            match map.remove(&id.0) {
+        for cookie in std::mem::take(&mut self.filled) {
+            match map.remove(&cookie) {
                 Ok(()) | Err(MapError::KeyNotFound) => {}
                 Err(e) => return Err(e).context("cannot empty the map ITER_SET"),
             }
         }
-        result
+        self.filled = sockets.iter().map(|(id, _)| id.0).collect();
+        let rows: Vec<SetRow> = sockets.iter().map(|(_, row)| *row).collect();
+        let batched = data.is_some_and(|fd| super::sys::update_batch(fd.as_fd(), &self.filled, &rows).is_ok());
+        if !batched {
+            for (id, row) in sockets {
+                map.insert(id.0, row, 0)?;
+            }
+        }
+        Ok(())
     }
 
     fn program(&mut self, name: &str, kind: &str) -> anyhow::Result<&mut Iter> {

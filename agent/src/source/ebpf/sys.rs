@@ -1,9 +1,101 @@
 //! The bpf() commands that aya 0.14 does not offer.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
+const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_ITER_CREATE: libc::c_long = 33;
+const BPF_TRACE_ITER: u32 = 28;
+
+/// `union bpf_iter_link_info`, its member `task`.
+#[repr(C)]
+struct IterTask {
+    tid: u32,
+    pid: u32,
+    pid_fd: u32,
+    rest: u32,
+}
+
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+    iter_info: u64,
+    iter_info_len: u32,
+    pad: u32,
+}
+
+#[repr(C)]
+struct IterCreate {
+    link_fd: u32,
+    flags: u32,
+}
+
+/// The members that updating uses of `struct { } batch` in `union bpf_attr`.
+#[repr(C)]
+struct Batch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// # Safety
+/// `attr` is the layout that the kernel reads for `command`, and what it points to lives through the call.
+unsafe fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<i32> {
+    // SAFETY: by contract; the size is that of `attr`.
+    let rc = unsafe { libc::syscall(libc::SYS_bpf, command, attr as *mut T, size_of::<T>()) };
+    if rc < 0 { Err(io::Error::last_os_error()) } else { Ok(rc as i32) }
+}
+
+/// Opens an `iter/task_file` program for one process instead of the whole machine (Linux 6.1).
+pub fn task_iterator(program: BorrowedFd<'_>, pid: u32) -> io::Result<File> {
+    let task = IterTask { tid: 0, pid, pid_fd: 0, rest: 0 };
+    let mut create = LinkCreate {
+        prog_fd: program.as_raw_fd() as u32,
+        target_fd: 0,
+        attach_type: BPF_TRACE_ITER,
+        flags: 0,
+        iter_info: (&raw const task) as u64,
+        iter_info_len: size_of::<IterTask>() as u32,
+        pad: 0,
+    };
+    // SAFETY: the layouts are those of linux/bpf.h; `task` lives. The result is a new descriptor, owned by nobody.
+    let link = unsafe { OwnedFd::from_raw_fd(bpf(BPF_LINK_CREATE, &mut create)?) };
+    let mut open = IterCreate { link_fd: link.as_raw_fd() as u32, flags: 0 };
+    // SAFETY: as above.
+    Ok(unsafe { File::from_raw_fd(bpf(BPF_ITER_CREATE, &mut open)?) })
+}
+
+/// Writes many entries of a hash map with one call (Linux 5.6).
+pub fn update_batch<V: aya::Pod>(map: BorrowedFd<'_>, keys: &[u64], values: &[V]) -> io::Result<()> {
+    let count = u32::try_from(keys.len()).map_err(|_| io::Error::other("too many entries for one call"))?;
+    if keys.len() != values.len() {
+        return Err(io::Error::other("as many keys as values are needed"));
+    }
+    let mut batch = Batch {
+        in_batch: 0,
+        out_batch: 0,
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count,
+        map_fd: map.as_raw_fd() as u32,
+        elem_flags: 0,
+        flags: 0,
+    };
+    // SAFETY: the layout is that of linux/bpf.h; both arrays live and have `count` elements of the map's sizes (the
+    // kernel knows them; the caller names the map that was declared with these types).
+    unsafe { bpf(BPF_MAP_UPDATE_BATCH, &mut batch) }.map(drop)
+}
 
 /// `struct bpf_prog_info` up to `recursion_misses` (5.12), which lies behind `run_time_ns` and `run_cnt`
 /// (`include/uapi/linux/bpf.h`; the layout only ever grows at its end).
@@ -30,12 +122,9 @@ pub fn recursion_misses(program: BorrowedFd<'_>) -> io::Result<u64> {
         InfoByFd { fd: program.as_raw_fd() as u32, length: size_of::<ProgInfo>() as u32, info: (&raw mut info) as u64 };
     // SAFETY: `attr` and what it points to live through the call, and the lengths are theirs. The buffer is zeroed:
     // the kernel takes its pointers and counts (map ids, instructions) as «not wanted».
-    let result = unsafe { libc::syscall(libc::SYS_bpf, BPF_OBJ_GET_INFO_BY_FD, &raw mut attr, size_of::<InfoByFd>()) };
-    if result < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)? };
     // An older kernel fills less and leaves the rest zero.
     Ok(info.recursion_misses)
 }
 
-const _: () = assert!(size_of::<ProgInfo>() == 216);
+const _: () = assert!(size_of::<ProgInfo>() == 216 && size_of::<LinkCreate>() == 32 && size_of::<Batch>() == 56);
