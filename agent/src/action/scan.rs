@@ -66,10 +66,23 @@ pub(super) fn process(pid: u32, visit: &mut impl Visit) -> Result<(), String> {
             Err(e) => return Err(permission::reach(pid, "duplicate a descriptor", e)),
         }
     }
-    if vanished > 0 && open(pid).is_err() {
-        return Err(format!("process {pid} exited meanwhile"));
+    // Descriptors vanish one by one as their owner closes them, and all at once with their process. A process that
+    // nobody has waited for is still found by its number, with no descriptors.
+    let gone = vanished > 0 || files.numbers.is_empty();
+    if gone && ended(&pidfd) {
+        let (left, all) = (files.numbers.len() - vanished, files.numbers.len());
+        return Err(match all {
+            0 => permission::gone(pid),
+            _ => format!("process {pid} exited after {left} of {all} descriptors"),
+        });
     }
     Ok(())
+}
+
+/// A pidfd becomes readable when its process ends.
+fn ended(pidfd: &OwnedFd) -> bool {
+    let mut poll = [rustix::event::PollFd::new(pidfd, rustix::event::PollFlags::IN)];
+    rustix::event::poll(&mut poll, Some(&rustix::event::Timespec::default())).is_ok_and(|n| n > 0)
 }
 
 fn descriptor(fd: i32, dup: BorrowedFd<'_>, visit: &mut impl Visit) {
@@ -105,5 +118,35 @@ mod tests {
         let pid = child.id();
         child.wait().unwrap();
         assert_eq!(open(pid).unwrap_err(), permission::gone(pid));
+    }
+
+    #[derive(Default)]
+    struct Count(Skipped, usize);
+
+    impl Visit for Count {
+        fn skipped(&mut self) -> &mut Skipped {
+            &mut self.0
+        }
+        fn connection(&mut self, _: i32, _: BorrowedFd<'_>, _: Tcp) {
+            self.1 += 1;
+        }
+        fn broken(&mut self, fd: i32, error: OptionError) {
+            panic!("{fd}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn a_process_that_has_ended_but_is_not_waited_for_is_no_empty_one() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let mut seen = Count::default();
+        process(child.id(), &mut seen).unwrap();
+        assert!(seen.0.no_socket > 0 && seen.1 == 0, "{:?}", seen.0);
+        child.kill().unwrap();
+        let pidfd = open(child.id()).unwrap();
+        while !ended(&pidfd) {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        assert_eq!(process(child.id(), &mut seen).unwrap_err(), permission::gone(child.id()));
+        child.wait().unwrap();
     }
 }

@@ -18,7 +18,7 @@ use crate::cli::GuardArgs;
 use crate::config::{self, UsageError};
 use crate::model::{ActionRecord, ActionResult, Method, Mono, WallClock};
 use crate::source::ebpf::guard::{Guard, Spec};
-use crate::view::text::{plural, safe};
+use crate::view::text::{duration, plural, safe};
 
 /// Rows taken from the ring before other work gets its turn.
 const DRAIN: usize = 1_000;
@@ -260,7 +260,7 @@ impl Report {
         eprintln!(
             "guarded {}{lost} in {}; nothing is left attached, what was set stays set",
             plural(n, "new connection"),
-            action::minutes(for_)
+            duration(for_)
         );
     }
 }
