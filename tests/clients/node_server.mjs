@@ -5,7 +5,5 @@ const [address, port, keepAlive] = process.argv.slice(2);
 const say = (line) => process.stdout.write(JSON.stringify(line) + "\n");
 const server = http.createServer((_, answer) => answer.end("ok"));
 server.keepAliveTimeout = Number(keepAlive);
-// Node 20 and later add a second to what they tell, not to what they do, unless this says otherwise.
-server.keepAliveTimeoutBuffer = 0;
 server.listen(Number(port), address, () => say({ event: "ready", pid: process.pid }));
 process.stdin.on("end", () => process.exit(0)).resume();

@@ -232,6 +232,18 @@ fn alive(s: &mut Socket, t: Mono) {
     a.idle_before = None;
 }
 
+/// Nothing is in flight: a send after a gap was answered if the peer was heard about then or later. On a quick path
+/// the ACK comes within the tick of the kernel's clock in which the data left.
+fn acknowledged(a: &mut Activity) {
+    if let Some((sent, idle)) = a.pending_gap
+        && a.last_heard.is_some_and(|t| t.plus(JIFFIES_SLACK) >= sent)
+    {
+        a.survived_gap = Some((sent, idle));
+        a.longest_survived_idle = a.longest_survived_idle.max(Some(idle));
+        a.pending_gap = None;
+    }
+}
+
 /// The peer was heard after a send that followed a gap: the connection survived that gap.
 fn answered(a: &mut Activity) {
     if let Some((sent, idle)) = a.pending_gap
@@ -420,6 +432,9 @@ pub(super) fn sample(s: &mut Socket, at: Mono, x: &Sample) -> bool {
             }
             s.activity.last_sent = Some(when);
         }
+    }
+    if t.unacked_segments == Some(0) && s.state != Some(TcpState::SynSent) {
+        acknowledged(&mut s.activity);
     }
     refine_fin(s);
     unanswered(s, at, t);

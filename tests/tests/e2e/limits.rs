@@ -1,7 +1,7 @@
 //! What the agent learns of idle limits, and what `agent probe` finds: real servers, real NATs.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agent_tests::lab::{Invalid, Lab, Nat};
 use agent_tests::nginx::Nginx;
@@ -38,21 +38,32 @@ fn server_limits_are_learned_and_kept() {
     let state = tempfile::tempdir().unwrap();
     let at = |port| Lab::SERVER.port(false, port);
     let _servers = [Nginx::start(&lab.server, at(8002), "2s"), Nginx::start(&lab.server, at(8005), "5s")];
-    let _node = start(&lab.server, &["node", "node_server.mjs", &at(8003).ip().to_string(), "8003", "3000"]);
+    let _node = start(&lab.server, &["node", "node_server.mjs", &at(8003).ip().to_string(), "8003", "2000"]);
     let client = Workload::start(&lab.client);
-    let learn = |port: u16, n: usize| {
+    let learn = |port: u16, n: usize| -> Vec<Conn> {
         let conns: Vec<Conn> = (0..n).map(|_| client.connect(at(port))).collect();
         for c in &conns {
             client.call(&format!("http {}", c.id));
         }
+        conns
     };
     let agent = watch(client.pid(), "btf").ns(&lab.client).state(state.path()).start();
+    // The truth is what a client sees: Node adds a second of its own to what it is told.
+    let mut ends = Vec::new();
     for port in [8002, 8003, 8005] {
-        learn(port, 3);
+        let conns = learn(port, 3);
+        ends.push((port, Instant::now(), client.begin(&format!("end {}", conns[2].id))));
     }
+    let truths: Vec<(u16, f64)> = ends
+        .into_iter()
+        .map(|(port, since, op)| {
+            assert_eq!(client.answer(op)["ok"], true);
+            (port, since.elapsed().as_secs_f64())
+        })
+        .collect();
     agent.expect_n(&json!({"type": "state", "remote": at(8005).to_string(), "to": "CLOSE_WAIT"}), 3);
     agent.stop();
-    for (port, truth) in [(8002, 2.0), (8003, 3.0), (8005, 5.0)] {
+    for (port, truth) in truths {
         let l = limits(state.path(), &at(port).to_string());
         assert_eq!(l["server_close"]["count"], 3, "{l}");
         near(&median(&l["server_close"]), truth, 0.1);

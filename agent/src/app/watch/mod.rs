@@ -66,7 +66,8 @@ async fn watch(mut config: WatchConfig) -> Result<u8> {
     live.sample(&mut feed, &mut outlets);
     outlets.flush();
 
-    let mut screen = if config.screen { Some(Screen::enter(&live, &config)?) } else { None };
+    release_memory();
+    let mut screen = if config.screen { Some(Screen::enter(&live)?) } else { None };
     if let Some(log) = feed.kernel_log() {
         tokio::spawn(log.run());
     }
@@ -100,6 +101,15 @@ async fn watch(mut config: WatchConfig) -> Result<u8> {
         eprintln!("agent: every watched process has ended");
     }
     Ok(if failed && code == 0 { 1 } else { code })
+}
+
+/// Gives back what the start took (the kernel's BTF and our copy of it: some 10 MiB) and the allocator keeps in case.
+fn release_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: no arguments but a size, no effect on live allocations (malloc_trim(3)).
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
 
 const TARGETS_GONE: &str = "targets exited";
@@ -144,7 +154,7 @@ async fn looped(
             }
             input = next_input(screen), if screen.is_some() => {
                 let Some(s) = screen.as_mut() else { continue };
-                if s.input(input?, live, outlets, config) {
+                if s.input(input?, live) {
                     return Ok(("quit".into(), 0));
                 }
             }

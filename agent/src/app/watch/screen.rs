@@ -1,7 +1,7 @@
 //! The screen of a live watch: input in, frames out, confirmed wishes to the actions.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -9,9 +9,7 @@ use crossterm::event::{Event as Input, EventStream};
 use futures_util::StreamExt;
 
 use super::live::Live;
-use super::outlets::Outlets;
 use crate::action::{Intent, Selection, Wanted, What};
-use crate::config::WatchConfig;
 use crate::model::{Method, SocketId};
 use crate::state::Snapshot;
 use crate::view::tui::{Tone, Tui, UiCommand, UiOptions, Values, Wish};
@@ -26,7 +24,7 @@ pub struct Screen {
 }
 
 impl Screen {
-    pub fn enter(live: &Live, _config: &WatchConfig) -> Result<Self> {
+    pub fn enter(live: &Live) -> Result<Self> {
         let values = Values::default();
         let target_names: BTreeMap<u32, String> = live
             .attribution()
@@ -69,7 +67,7 @@ impl Screen {
     }
 
     /// Takes one input; true: the user wants to leave.
-    pub fn input(&mut self, input: Input, live: &mut Live, _outlets: &mut Outlets, _config: &WatchConfig) -> bool {
+    pub fn input(&mut self, input: Input, live: &mut Live) -> bool {
         match self.tui.handle(&input, &self.snapshot) {
             Some(UiCommand::Quit) => return true,
             Some(UiCommand::Act { wish, sockets }) => self.act(wish, &sockets, live),
@@ -110,6 +108,6 @@ impl Screen {
 
     /// Writes what is on the screen into the current directory.
     fn export(&self) -> Result<PathBuf> {
-        anyhow::bail!("cannot write a report of {} sockets: not there yet", self.snapshot.sockets.len())
+        crate::view::report::export(&self.snapshot, Path::new("."))
     }
 }
