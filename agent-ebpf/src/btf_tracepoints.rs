@@ -14,7 +14,7 @@ use crate::filter::{add_listener, all, current_tgid, dest_mode, destination, lis
 use crate::maps::{FLOWS, SOCKS};
 use crate::read::{at, offset, probe, setting};
 use crate::sock::{
-    AF_INET, AF_INET6, End, IPPROTO_TCP, cookie, family, fresh_key, is_full, local, lookup_key, netns, owner_flag,
+    AF_INET, AF_INET6, End, cookie, family, fresh_key, is_full, local, lookup_key, minisock_netns, netns, owner_flag,
     remote, state, tcp_state, v4_mapped,
 };
 
@@ -23,29 +23,22 @@ const ETH_P_IPV6: u16 = 0x86dd;
 const IPV4_HEADER: u16 = 20;
 const IPV6_HEADER: u16 = 40;
 
-/// Everything that sock_common says.
+/// Everything that a full socket's own structure says; `tp` is `sk` as a `tcp_sock`, not null.
 #[inline(always)]
-fn head(kind: u8, sk: *const c_void, family: u8, remote: End) -> Head {
+fn head(kind: u8, sk: *const c_void, tp: *const c_void, family: u8, remote: End) -> Head {
     let mut h = Head::new(kind, sk);
     h.cookie = cookie(sk);
-    h.netns = netns(sk);
+    h.netns = netns(tp);
     h.pid = current_tgid();
-    h.local = local(sk, family);
+    h.local = local(tp, family);
+    if h.local.port == 0 {
+        // After → CLOSE. SAFETY: tp is a tcp_sock, whose beginning is the inet_sock.
+        h.local.port = u16::from_be(unsafe { at(tp, offset!(inet_sport)) });
+    }
     h.remote = remote;
     h.family = family;
+    h.flags = flag::FULL_SOCK;
     h
-}
-
-/// The local port after → CLOSE, for a full socket.
-#[inline(always)]
-fn old_port(h: &mut Head, sk: *const c_void) {
-    if h.local.port == 0 && offset!(inet_sport) != ABSENT {
-        let tp = tcp_sock(sk);
-        if !tp.is_null() {
-            // SAFETY: tp is a tcp_sock, whose beginning is the inet_sock.
-            h.local.port = u16::from_be(unsafe { at(tp, offset!(inet_sport)) });
-        }
-    }
 }
 
 /// The entry of a target's socket; with `--all` any socket may have one. `None` = not a target.
@@ -69,8 +62,11 @@ pub fn btf_retransmit_skb(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let Some(stats) = member(sk) else { return 0 };
-    let tcp_state = tcp_state(sk);
     let tp = tcp_sock(sk);
+    if tp.is_null() {
+        return 0;
+    }
+    let tcp_state = tcp_state(tp);
     let how = how(tp, tcp_state);
     // From 6.18 the tracepoint also fires for a retransmit that failed; the kernel counts its segments all the same.
     let err: i32 = if setting!(retransmit_err) != 0 { ctx.arg(2) } else { 0 };
@@ -86,17 +82,12 @@ pub fn btf_retransmit_skb(ctx: BtfTracePointContext) -> i32 {
     if err != 0 {
         return 0;
     }
-    let mut h = head(kind::RETRANSMIT, sk, family, remote);
+    let mut h = head(kind::RETRANSMIT, sk, tp, family, remote);
     h.state = tcp_state;
     h.how = how;
     h.aux = segments;
-    h.flags = flag::FULL_SOCK;
-    if tp.is_null() {
-        emit::record(&h);
-    } else {
-        // SAFETY: skb of the tracepoint; tp is not null.
-        emit::with_detail(&h, |d| unsafe { fill(d, tp, at(skb, offset!(skb_len)), None) });
-    }
+    // SAFETY: skb of the tracepoint; tp is not null.
+    emit::with_detail(&h, |d| unsafe { fill(d, tp, at(skb, offset!(skb_len)), None) });
     0
 }
 
@@ -104,7 +95,7 @@ pub fn btf_retransmit_skb(ctx: BtfTracePointContext) -> i32 {
 /// run of this program was; for the first look, what the skb holds.
 #[inline(always)]
 fn segments(stats: Option<*mut SockStats>, tp: *const c_void, skb: *const c_void) -> u32 {
-    // SAFETY: skb of the tracepoint, tp checked; stats is a live map value and the socket is locked.
+    // SAFETY: skb of the tracepoint, tp is not null; stats is a live map value and the socket is locked.
     unsafe {
         let held: u16 = if offset!(skb_cb) == ABSENT || offset!(cb_gso_segs) == ABSENT {
             1
@@ -112,7 +103,7 @@ fn segments(stats: Option<*mut SockStats>, tp: *const c_void, skb: *const c_void
             at(skb, offset!(skb_cb) + offset!(cb_gso_segs))
         };
         let held = if held == 0 { 1 } else { u32::from(held) };
-        let (Some(stats), false) = (stats, tp.is_null() || offset!(tp_total_retrans) == ABSENT) else { return held };
+        let (Some(stats), false) = (stats, offset!(tp_total_retrans) == ABSENT) else { return held };
         let now: u32 = at(tp, offset!(tp_total_retrans));
         let grown = now.wrapping_sub((*stats).last_total);
         let known = (*stats).seen & stats_seen::TOTAL != 0 && grown < 1 << 30;
@@ -134,12 +125,17 @@ pub fn btf_retransmit_synack(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let Some(stats) = member(sk) else { return 0 };
+    let tp = tcp_sock(sk);
+    if tp.is_null() {
+        return 0;
+    }
     total(u32::from(kind::RETRANSMIT_SYNACK), 1);
     total(totals::SEGMENTS, 1);
     if let Some(stats) = stats {
         retransmitted(stats, retransmit::SYNACK, 1);
     }
-    let mut h = head(kind::RETRANSMIT_SYNACK, sk, family, remote);
+    let mut h = head(kind::RETRANSMIT_SYNACK, sk, tp, family, remote);
+    h.flags = 0;
     h.local = local(req, family);
     h.state = state::SYN_RECV;
     h.how = retransmit::SYNACK;
@@ -158,6 +154,10 @@ pub fn btf_receive_reset(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let Some(stats) = member(sk) else { return 0 };
+    let tp = tcp_sock(sk);
+    if tp.is_null() {
+        return 0;
+    }
     total(u32::from(kind::RECEIVE_RESET), 1);
     if let Some(stats) = stats {
         // SAFETY: a live map value.
@@ -166,17 +166,11 @@ pub fn btf_receive_reset(ctx: BtfTracePointContext) -> i32 {
     if setting!(kernel_log) != 0 {
         info!(&ctx, "reset received: cookie {:x} state {}", cookie(sk), tcp_state(sk));
     }
-    let mut h = head(kind::RECEIVE_RESET, sk, family, remote);
-    h.state = tcp_state(sk);
-    h.flags = flag::FULL_SOCK;
-    let tp = tcp_sock(sk);
-    if tp.is_null() {
-        emit::record(&h);
-    } else {
-        let rst = seen_rst(h.cookie);
-        // SAFETY: tp is not null.
-        emit::with_detail(&h, |d| unsafe { fill(d, tp, 0, rst) });
-    }
+    let mut h = head(kind::RECEIVE_RESET, sk, tp, family, remote);
+    h.state = tcp_state(tp);
+    let rst = seen_rst(h.cookie);
+    // SAFETY: tp is not null.
+    emit::with_detail(&h, |d| unsafe { fill(d, tp, 0, rst) });
     0
 }
 
@@ -192,23 +186,27 @@ pub fn btf_send_reset(ctx: BtfTracePointContext) -> i32 {
     }
     let state = tcp_state(sk);
     // A listener answers for connections it has no socket for: the packet has the addresses.
-    let (family, remote, local) = if state == state::LISTEN && !skb.is_null() {
+    let for_listener = state == state::LISTEN && !skb.is_null();
+    let (family, remote, answering) = if for_listener {
         answered(skb)
     } else {
         let family = family(sk);
-        (family, remote(sk, family), local(sk, family))
+        (family, remote(sk, family), End::NONE)
     };
     // A socket that has lost its addresses is judged by its membership alone.
-    if remote.port != 0 && !destination(&remote) {
+    let passes = destination(&remote);
+    if remote.port != 0 && !passes {
         return 0;
     }
-    let stats = entry(lookup_key(sk));
-    if stats.is_none() && !(all() && (remote.port != 0 || destination(&remote))) {
+    let mut stats = entry(lookup_key(sk));
+    if stats.is_none() && !(all() && passes) {
         return 0;
     }
-    let full = is_full(state);
+    let tp = if is_full(state) { tcp_sock(sk) } else { core::ptr::null() };
     // No entry for a minisock: no tcp_destroy_sock would take it away again.
-    let stats = if stats.is_none() && full { make_entry(fresh_key(sk), None) } else { stats };
+    if stats.is_none() && !tp.is_null() {
+        stats = make_entry(fresh_key(sk), None);
+    }
     total(u32::from(kind::SEND_RESET), 1);
     if let Some(stats) = stats {
         // SAFETY: a live map value.
@@ -217,21 +215,28 @@ pub fn btf_send_reset(ctx: BtfTracePointContext) -> i32 {
     if setting!(kernel_log) != 0 {
         info!(&ctx, "reset sent: cookie {:x} state {} reason {}", cookie(sk), state, reason);
     }
-    let mut h = head(kind::SEND_RESET, sk, family, remote);
-    h.local = local;
-    if full {
-        old_port(&mut h, sk);
+    if tp.is_null() {
+        let mut h = Head::new(kind::SEND_RESET, sk);
+        h.cookie = cookie(sk);
+        h.netns = minisock_netns(sk);
+        h.local = local(sk, family);
+        h.remote = remote;
+        h.family = family;
+        h.state = state;
+        h.reason = reason;
+        h.flags = reason_flag;
+        emit::record(&h);
+        return 0;
+    }
+    let mut h = head(kind::SEND_RESET, sk, tp, family, remote);
+    if for_listener {
+        h.local = answering;
     }
     h.state = state;
     h.reason = reason;
-    h.flags = reason_flag | if full { flag::FULL_SOCK } else { 0 };
-    let tp = if full && state != state::LISTEN { tcp_sock(sk) } else { core::ptr::null() };
-    if tp.is_null() {
-        emit::record(&h);
-    } else {
-        // SAFETY: tp is not null.
-        emit::with_detail(&h, |d| unsafe { fill(d, tp, 0, None) });
-    }
+    h.flags |= reason_flag;
+    // SAFETY: tp is not null.
+    emit::with_detail(&h, |d| unsafe { fill(d, tp, 0, None) });
     0
 }
 
@@ -301,11 +306,6 @@ pub fn btf_set_state(ctx: BtfTracePointContext) -> i32 {
     if old == state::LISTEN && new == state::SYN_RECV {
         return 0;
     }
-    // SAFETY: a full socket.
-    let protocol: u16 = unsafe { at(sk, offset!(sk_protocol)) };
-    if offset!(sk_protocol) != ABSENT && protocol != IPPROTO_TCP {
-        return 0;
-    }
     let family = family(sk);
     let remote = remote(sk, family);
     // A listener has no remote end, and a socket may have lost it: those are judged by their membership.
@@ -313,19 +313,21 @@ pub fn btf_set_state(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let known = has(lookup_key(sk));
-    if !known && !all() && !becomes_target(sk, old, new, family) {
+    // Null for other protocols: SCTP, and MPTCP above its subflows, have this tracepoint too.
+    let tp = tcp_sock(sk);
+    if tp.is_null() || (!known && !all() && !becomes_target(tp, old, new, family)) {
         return 0;
     }
     let wanted = if new == state::LISTEN {
-        listening(sk, family)
+        listening(sk, tp, family)
     } else if old == state::LISTEN {
         if known {
-            remove_listener(netns(sk), local(sk, family).port);
+            remove_listener(netns(tp), local(tp, family).port);
         }
         dest_mode() == 0
     } else {
         if !known && (new == state::SYN_SENT || new == state::ESTABLISHED) {
-            adopt(sk);
+            adopt(sk, tp);
         }
         known || remote.port != 0 || dest_mode() == 0
     };
@@ -336,45 +338,39 @@ pub fn btf_set_state(ctx: BtfTracePointContext) -> i32 {
     if setting!(kernel_log) != 0 {
         info!(&ctx, "state: cookie {:x} {} -> {}", cookie(sk), old, new);
     }
-    let mut h = head(kind::STATE, sk, family, remote);
-    old_port(&mut h, sk);
+    let mut h = head(kind::STATE, sk, tp, family, remote);
     h.state = old;
     h.new_state = new;
-    h.flags = flag::FULL_SOCK | owner_flag(old, new);
+    h.flags |= owner_flag(old, new);
     emit::record(&h);
     0
 }
 
 /// connect() and listen() run in the process itself; what a listener accepts is known by its port.
 #[inline(always)]
-fn becomes_target(sk: *const c_void, old: u8, new: u8, family: u8) -> bool {
+fn becomes_target(tp: *const c_void, old: u8, new: u8, family: u8) -> bool {
     if new == state::SYN_SENT || new == state::LISTEN {
         target(current_tgid()).is_some()
     } else {
-        old == state::SYN_RECV && new == state::ESTABLISHED && listens(netns(sk), local(sk, family).port)
+        old == state::SYN_RECV && new == state::ESTABLISHED && listens(netns(tp), local(tp, family).port)
     }
 }
 
 /// Takes a new socket in; a full table is counted, the event goes on.
 #[inline(always)]
-fn adopt(sk: *const c_void) {
-    let tp = tcp_sock(sk);
-    let baseline = if tp.is_null() || offset!(tp_total_retrans) == ABSENT {
-        None
-    } else {
-        // SAFETY: tp is not null.
-        Some(unsafe { at(tp, offset!(tp_total_retrans)) })
-    };
+fn adopt(sk: *const c_void, tp: *const c_void) {
+    // SAFETY: tp is not null.
+    let baseline = (offset!(tp_total_retrans) != ABSENT).then(|| unsafe { at(tp, offset!(tp_total_retrans)) });
     make_entry(fresh_key(sk), baseline);
 }
 
 /// listen() of a target: its port recognises accepted sockets. True if the event itself is wanted: with a
 /// destination filter a listener matches nothing.
 #[inline(always)]
-fn listening(sk: *const c_void, family: u8) -> bool {
+fn listening(sk: *const c_void, tp: *const c_void, family: u8) -> bool {
     make_listener(fresh_key(sk));
     if !all() {
-        add_listener(netns(sk), local(sk, family).port);
+        add_listener(netns(tp), local(tp, family).port);
     }
     dest_mode() == 0
 }
@@ -389,11 +385,14 @@ pub fn btf_destroy_sock(ctx: BtfTracePointContext) -> i32 {
         let _ = SOCKS.remove(key);
         return 0;
     }
-    let family = family(sk);
+    let tp = tcp_sock(sk);
+    if tp.is_null() {
+        return 0;
+    }
+    let family = family(tp);
     total(u32::from(kind::DESTROY), 1);
-    let mut h = head(kind::DESTROY, sk, family, remote(sk, family));
-    h.state = tcp_state(sk);
-    h.flags = flag::FULL_SOCK;
+    let mut h = head(kind::DESTROY, sk, tp, family, remote(tp, family));
+    h.state = tcp_state(tp);
     leave(&h, key, stats);
     if setting!(provenance) != 0 {
         let _ = FLOWS.remove(h.cookie);

@@ -81,8 +81,9 @@ pub unsafe fn at<T: Copy>(base: *const c_void, offset: u32) -> T {
 /// `T` is an integer or an array of integers.
 #[inline(always)]
 pub unsafe fn probe<T: Copy>(address: u64) -> T {
-    let mut value = MaybeUninit::<T>::zeroed();
-    // SAFETY: the destination is `size_of::<T>()` bytes on the stack; the helper checks the source.
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: the destination is `size_of::<T>()` bytes on the stack; the helper checks the source and fills all of it,
+    // with zeros where it cannot read.
     unsafe {
         bpf_probe_read_kernel(value.as_mut_ptr().cast(), core::mem::size_of::<T>() as u32, address as *const c_void);
         value.assume_init()

@@ -5,7 +5,6 @@ use core::ffi::c_void;
 use agent_common::{ABSENT, flag};
 use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
 
-use crate::detail::tcp_sock;
 use crate::read::{at, offset, probe, setting};
 
 pub const AF_INET: u8 = 2;
@@ -133,23 +132,28 @@ pub fn fresh_key(sk: *const c_void) -> u64 {
     if setting!(cookie_helper) == 0 { sk as u64 } else { cookie(sk) }
 }
 
-/// Inode number of the socket's network namespace. Read through the `tcp_sock`, a plain pointer: for a pointer member
-/// of a trusted one (a tracepoint's argument) the verifier searches all of BTF by name, three times, in every state it
-/// visits, which was a third of the start-up time.
+/// Inode number of the network namespace of a `tcp_sock`. Not of a tracepoint's own argument: for a pointer member of
+/// a trusted pointer the verifier searches all of BTF by name, three times, in every state it visits, which was a third
+/// of the start-up time.
 #[inline(always)]
-pub fn netns(sk: *const c_void) -> u32 {
+pub fn netns(tp: *const c_void) -> u32 {
+    // SAFETY: BTF-typed reads.
+    unsafe {
+        let net: *const c_void = at(tp, offset!(skc_net));
+        at(net, offset!(net_inum))
+    }
+}
+
+/// The same for a minisock, whose type is not known.
+#[inline(always)]
+pub fn minisock_netns(sk: *const c_void) -> u32 {
     if offset!(skc_net) == ABSENT || offset!(net_inum) == ABSENT {
         return 0;
     }
-    let tp = tcp_sock(sk);
-    // SAFETY: BTF-typed reads, or a minisock's, probed.
+    // SAFETY: sock_common is there; addresses are probed.
     unsafe {
-        if tp.is_null() {
-            let net: u64 = probe(sk as u64 + u64::from(offset!(skc_net)));
-            return probe(net + u64::from(offset!(net_inum)));
-        }
-        let net: *const c_void = at(tp, offset!(skc_net));
-        at(net, offset!(net_inum))
+        let net: u64 = probe(sk as u64 + u64::from(offset!(skc_net)));
+        probe(net + u64::from(offset!(net_inum)))
     }
 }
 
