@@ -42,6 +42,8 @@ offsets! {
     /// A pointer.
     skc_net: "sock_common.skc_net.net", 8;
     net_inum: "net.ns.inum", 4;
+    /// Absent before 5.6, where it was a bit field of another size.
+    sk_protocol: "sock.sk_protocol", 2;
     sk_flags: "sock.sk_flags", 8;
     /// Big-endian; outlives `skc_num`, which is cleared before → CLOSE.
     inet_sport: "inet_sock.inet_sport", 2;
