@@ -23,7 +23,7 @@ use std::time::Duration;
 
 pub use ledger::{Entry as LedgerEntry, Ledger};
 pub use options::{KeepaliveWanted, Wanted};
-pub use stuck::{milliseconds, minutes};
+pub use stuck::milliseconds;
 
 use crate::model::{ActionKind, ActionRecord, ActionResult, DestPrefix, Event, EventKind, Method, Mono, SocketId};
 

@@ -116,7 +116,7 @@ fn bytes(n: u32) -> String {
 }
 
 /// `0:05`, `13:38`; a part of a second counts as one.
-pub fn minutes(d: Duration) -> String {
+fn minutes(d: Duration) -> String {
     let s = d.as_millis().div_ceil(1000);
     format!("{}:{:02}", s / 60, s % 60)
 }
