@@ -125,6 +125,22 @@ pub struct Skipped {
     pub unreachable: usize,
 }
 
+impl std::ops::AddAssign for Skipped {
+    fn add_assign(&mut self, more: Self) {
+        let Self { listeners, udp, other_sockets, no_socket, unconnected, filtered, shared, not_ours, unreachable } =
+            more;
+        self.listeners += listeners;
+        self.udp += udp;
+        self.other_sockets += other_sockets;
+        self.no_socket += no_socket;
+        self.unconnected += unconnected;
+        self.filtered += filtered;
+        self.shared += shared;
+        self.not_ours += not_ours;
+        self.unreachable += unreachable;
+    }
+}
+
 impl fmt::Display for Skipped {
     /// `skipped: 1 listener, 2 UDP sockets`; empty if nothing was.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

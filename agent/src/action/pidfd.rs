@@ -3,45 +3,98 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::BorrowedFd;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use rustix::io::Errno;
 
 use super::lookup::{Connecting, Tcp};
 use super::options::{self, OptionError, Wanted, values_text};
-use super::scan::{self, Visit};
+use super::scan::{Visit, Walk};
 use super::{Intent, Ledger, LedgerEntry, Outcome, Skipped, What, failed, stuck};
 use crate::model::{ActionRecord, ActionResult, Method, OptionValues, SocketId};
+
+/// Descriptors for which a thread is worth its start. A descriptor takes about 10 µs, half of it in /proc.
+const PART: usize = 1_000;
+const MAX_THREADS: usize = 4;
+
+/// Sockets that were handled, by whichever thread and through whichever process.
+type Done = Mutex<BTreeSet<SocketId>>;
 
 pub(super) fn perform(intent: &Intent, mut ledger: Option<&mut Ledger>) -> Outcome {
     let started = Instant::now();
     let mut out = Outcome::default();
-    let mut done = BTreeSet::new();
+    let done = Done::default();
     for pid in &intent.selection.pids {
-        let mut pass = Pass {
-            intent,
-            pid: *pid,
-            out: &mut out,
-            done: &mut done,
-            ledger: ledger.as_deref_mut(),
-            connecting: Connecting::default(),
-        };
-        if let Err(why) = scan::process(*pid, &mut pass) {
+        if let Err(why) = process(intent, *pid, ledger.as_deref(), &done, &mut out) {
             super::process_failed(intent, Method::Pidfd, *pid, why, &mut out);
         }
     }
     out.took = started.elapsed();
+    if let Some(ledger) = ledger.as_deref_mut().filter(|_| !intent.dry_run) {
+        note_changes(intent, &out.records, ledger);
+    }
+    let done = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     super::finish(intent, &mut out, ledger, &done);
     out
+}
+
+/// Works on one process, in parallel if it has very many descriptors. An error ends the walk: what was done stays done
+/// and is in `out`.
+fn process(intent: &Intent, pid: u32, ledger: Option<&Ledger>, done: &Done, out: &mut Outcome) -> Result<(), String> {
+    let walk = Walk::of(pid)?;
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(MAX_THREADS));
+    let part = walk.numbers().len().div_ceil(threads).max(PART);
+    let run = |numbers: &[i32]| {
+        let mut pass = Pass { intent, pid, out: Outcome::default(), done, ledger, connecting: Connecting::default() };
+        let result = walk.part(numbers, &mut pass);
+        (pass.out, result)
+    };
+    let parts: Vec<(Outcome, Result<usize, String>)> = if walk.numbers().len() <= part {
+        vec![run(walk.numbers())]
+    } else {
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = walk.numbers().chunks(part).map(|n| scope.spawn(|| run(n))).collect();
+            let panicked = || (Outcome::default(), Err("a working thread panicked".to_owned()));
+            workers.into_iter().map(|w| w.join().unwrap_or_else(|_| panicked())).collect()
+        })
+    };
+    let mut vanished = 0;
+    let mut first_error = None;
+    for (part, result) in parts {
+        out.records.extend(part.records);
+        out.skipped += part.skipped;
+        match result {
+            Ok(n) => vanished += n,
+            Err(e) => first_error = first_error.or(Some(e)),
+        }
+    }
+    first_error.map_or_else(|| walk.end(vanished), Err)
+}
+
+/// Writes into the undo file what was changed, or put back.
+fn note_changes(intent: &Intent, records: &[ActionRecord], ledger: &mut Ledger) {
+    for r in records {
+        let Some(id) = r.socket else { continue };
+        match (&intent.what, r.result) {
+            // Put back, or not the agent's any more.
+            (What::Undo, ActionResult::Applied | ActionResult::Unchanged) => ledger.forget(id),
+            (What::Set(_), ActionResult::Applied) => {
+                if let (Some(pid), Some(before), Some(after)) = (r.pid, r.before, r.after) {
+                    ledger.note(id, pid, before, after);
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 struct Pass<'a> {
     intent: &'a Intent,
     pid: u32,
-    out: &'a mut Outcome,
-    /// Sockets that were handled, in this process or one before.
-    done: &'a mut BTreeSet<SocketId>,
-    ledger: Option<&'a mut Ledger>,
+    out: Outcome,
+    done: &'a Done,
+    ledger: Option<&'a Ledger>,
     connecting: Connecting,
 }
 
@@ -56,7 +109,7 @@ impl Visit for Pass<'_> {
         }
         if !self.intent.selection.wants(tcp.id) || !self.intent.selection.wants_remote(tcp.remote) {
             self.out.skipped.filtered += 1;
-        } else if !self.done.insert(tcp.id) {
+        } else if !self.done.lock().unwrap_or_else(PoisonError::into_inner).insert(tcp.id) {
             self.out.skipped.shared += 1;
         } else {
             let record = self.socket(fd, dup, &tcp);
@@ -74,7 +127,7 @@ impl Visit for Pass<'_> {
 impl Pass<'_> {
     /// `None`: nothing to say of it.
     fn socket(&mut self, fd: i32, dup: BorrowedFd<'_>, tcp: &Tcp) -> Option<ActionRecord> {
-        let entry = self.ledger.as_deref().and_then(|l| l.get(tcp.id)).copied();
+        let entry = self.ledger.and_then(|l| l.get(tcp.id)).copied();
         if self.intent.what == What::Undo && entry.is_none() {
             self.out.skipped.not_ours += 1;
             return None;
@@ -102,7 +155,7 @@ impl Pass<'_> {
         record.before = Some(before);
         let wanted = match self.intent.what {
             What::Set(w) => w,
-            What::Undo => match self.undo_plan(tcp.id, entry?, before, &mut record) {
+            What::Undo => match undo_plan(entry?, before, &mut record) {
                 Some(w) => w,
                 None => return Some(record),
             },
@@ -115,36 +168,7 @@ impl Pass<'_> {
         Some(record)
     }
 
-    /// What undoing means for this socket; `None`: `record` says why it is left alone.
-    fn undo_plan(
-        &mut self,
-        id: SocketId,
-        entry: LedgerEntry,
-        now: OptionValues,
-        record: &mut ActionRecord,
-    ) -> Option<Wanted> {
-        if now == entry.after {
-            return Some(Wanted::exactly(entry.before));
-        }
-        record.result = ActionResult::Unchanged;
-        record.after = Some(now);
-        record.note = Some(super::left_alone(&entry, now));
-        if !self.intent.dry_run
-            && let Some(l) = self.ledger.as_deref_mut()
-        {
-            l.forget(id);
-        }
-        None
-    }
-
-    fn change(
-        &mut self,
-        dup: BorrowedFd<'_>,
-        tcp: &Tcp,
-        wanted: &Wanted,
-        before: OptionValues,
-        record: &mut ActionRecord,
-    ) {
+    fn change(&self, dup: BorrowedFd<'_>, tcp: &Tcp, wanted: &Wanted, before: OptionValues, record: &mut ActionRecord) {
         let goal = wanted.over(before);
         if goal == before || self.intent.dry_run {
             record.after = Some(goal);
@@ -155,10 +179,7 @@ impl Pass<'_> {
         let after = options::read_back(dup, wanted, before);
         record.after = after.ok();
         match (set, after) {
-            (Ok(()), Ok(after)) if after == goal => {
-                record.result = ActionResult::Applied;
-                self.note_change(tcp.id, before, after);
-            }
+            (Ok(()), Ok(after)) if after == goal => record.result = ActionResult::Applied,
             (Ok(()), Ok(after)) => {
                 record.error = Some(format!(
                     "the kernel took the values but reads back {}: somebody else set it at the same moment",
@@ -178,15 +199,17 @@ impl Pass<'_> {
             }
         }
     }
+}
 
-    fn note_change(&mut self, id: SocketId, before: OptionValues, after: OptionValues) {
-        if let Some(l) = self.ledger.as_deref_mut() {
-            match self.intent.what {
-                What::Undo => l.forget(id),
-                _ => l.note(id, self.pid, before, after),
-            }
-        }
+/// What undoing means for a socket that the agent changed; `None`: `record` says why it is left alone.
+fn undo_plan(entry: LedgerEntry, now: OptionValues, record: &mut ActionRecord) -> Option<Wanted> {
+    if now == entry.after {
+        return Some(Wanted::exactly(entry.before));
     }
+    record.result = ActionResult::Unchanged;
+    record.after = Some(now);
+    record.note = Some(super::left_alone(&entry, now));
+    None
 }
 
 fn option_error(e: OptionError, mptcp: bool) -> String {

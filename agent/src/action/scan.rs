@@ -40,43 +40,71 @@ pub(super) trait Visit {
 /// Visits every TCP connection of `pid`; counts everything else. An error ends the walk: what was visited before
 /// stays done.
 pub(super) fn process(pid: u32, visit: &mut impl Visit) -> Result<(), String> {
-    let pidfd = open(pid)?;
-    let files = Descriptors::of(pid).map_err(|e| permission::reach(pid, "list the descriptors", e))?;
-    let mut vanished = 0usize;
-    for (nth, fd) in files.numbers.iter().copied().enumerate() {
-        match files.kind(fd) {
-            Ok(Kind::Socket) => {}
-            Ok(Kind::Other) => {
-                visit.skipped().no_socket += 1;
-                continue;
+    let walk = Walk::of(pid)?;
+    let vanished = walk.part(walk.numbers(), visit)?;
+    walk.end(vanished)
+}
+
+/// A process and its descriptors, listed once.
+pub(super) struct Walk {
+    pid: u32,
+    pidfd: OwnedFd,
+    files: Descriptors,
+}
+
+impl Walk {
+    pub fn of(pid: u32) -> Result<Self, String> {
+        let pidfd = open(pid)?;
+        let files = Descriptors::of(pid).map_err(|e| permission::reach(pid, "list the descriptors", e))?;
+        Ok(Self { pid, pidfd, files })
+    }
+
+    pub fn numbers(&self) -> &[i32] {
+        &self.files.numbers
+    }
+
+    /// Visits some of the [`Self::numbers`]; returns how many of them are gone. Parts may run on several threads.
+    pub fn part(&self, numbers: &[i32], visit: &mut impl Visit) -> Result<usize, String> {
+        let mut vanished = 0;
+        for (nth, fd) in numbers.iter().copied().enumerate() {
+            match self.files.kind(fd) {
+                Ok(Kind::Socket) => {}
+                Ok(Kind::Other) => {
+                    visit.skipped().no_socket += 1;
+                    continue;
+                }
+                Ok(Kind::Gone) => {
+                    vanished += 1;
+                    continue;
+                }
+                Err(e) => return Err(permission::reach(self.pid, "look at the descriptors", e)),
             }
-            Ok(Kind::Gone) => {
-                vanished += 1;
-                continue;
+            match pidfd_getfd(&self.pidfd, fd, PidfdGetfdFlags::empty()) {
+                Ok(dup) => descriptor(fd, dup.as_fd(), visit),
+                // Closed since the listing.
+                Err(Errno::BADF) => {}
+                // The process has ended, and all of its descriptors with it.
+                Err(Errno::SRCH) => return Ok(vanished + numbers.len() - nth),
+                Err(e) => return Err(permission::reach(self.pid, "duplicate a descriptor", e)),
             }
-            Err(e) => return Err(permission::reach(pid, "look at the descriptors", e)),
         }
-        match pidfd_getfd(&pidfd, fd, PidfdGetfdFlags::empty()) {
-            Ok(dup) => descriptor(fd, dup.as_fd(), visit),
-            // Closed since the listing.
-            Err(Errno::BADF) => {}
-            Err(Errno::SRCH) => {
-                return Err(format!("process {pid} exited after {nth} of {} descriptors", files.numbers.len()));
+        Ok(vanished)
+    }
+
+    /// Says whether the process lived through the walk. `vanished`: of all [`Self::numbers`].
+    pub fn end(&self, vanished: usize) -> Result<(), String> {
+        let all = self.numbers().len();
+        // Descriptors vanish one by one as their owner closes them, and all at once with their process. A process that
+        // nobody has waited for is still found by its number, with no descriptors.
+        match all {
+            0 if ended(&self.pidfd) => Err(permission::gone(self.pid)),
+            _ if vanished > 0 && ended(&self.pidfd) => {
+                let left = all.saturating_sub(vanished);
+                Err(format!("process {} exited after {left} of {all} descriptors", self.pid))
             }
-            Err(e) => return Err(permission::reach(pid, "duplicate a descriptor", e)),
+            _ => Ok(()),
         }
     }
-    // Descriptors vanish one by one as their owner closes them, and all at once with their process. A process that
-    // nobody has waited for is still found by its number, with no descriptors.
-    let gone = vanished > 0 || files.numbers.is_empty();
-    if gone && ended(&pidfd) {
-        let (left, all) = (files.numbers.len() - vanished, files.numbers.len());
-        return Err(match all {
-            0 => permission::gone(pid),
-            _ => format!("process {pid} exited after {left} of {all} descriptors"),
-        });
-    }
-    Ok(())
 }
 
 /// A pidfd becomes readable when its process ends.
