@@ -117,7 +117,7 @@ fn every_scenario_names_its_cause() {
         for timing in &script.head.timings {
             let outcome = run(&script, timing);
             for e in outcome.errors {
-                failed.push(format!("{name} {timing:?}: {e}"));
+                failed.push(format!("{name} ({}) {timing:?}: {e}", script.head.scenario));
             }
         }
     }

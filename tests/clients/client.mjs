@@ -1,4 +1,5 @@
-// An HTTP client with a connection pool that obeys lines on stdin, as agt-workload does: `N get URL`.
+// An HTTP client with a connection pool that obeys lines on stdin, as agt-workload does: `N get URL` through
+// http.Agent, `N fetch URL` through undici's own pool.
 //
 // keepAliveMsecs is 60 s, as SDKs set it: Node's own default of 1 s would keep a forgetful NAT awake by itself.
 import http from "node:http";
@@ -20,11 +21,22 @@ function get(op, url) {
   request.on("error", failed);
 }
 
+async function viaFetch(op, url) {
+  try {
+    const response = await fetch(url);
+    await response.text();
+    say({ op, ok: true, status: response.status });
+  } catch (e) {
+    say({ op, ok: false, errno: e.cause?.code ?? e.code ?? "other", error: String(e.cause ?? e) });
+  }
+}
+
 say({ event: "ready", pid: process.pid });
 readline
   .createInterface({ input: process.stdin })
   .on("line", (line) => {
-    const [op, , url] = line.split(" ");
-    get(op, url);
+    const [op, verb, url] = line.split(" ");
+    if (verb === "fetch") viaFetch(op, url);
+    else get(op, url);
   })
   .on("close", () => process.exit(0));

@@ -1,6 +1,7 @@
 """An HTTP/1.1 server for the clients beside it: server.py ADDRESS PORT [CERTIFICATE_AND_KEY].
 
-Keeps connections open. /ok answers; /reset closes with linger 0 instead. Says each request's peer.
+Keeps connections open. /ok answers, /slow after half a second, /wait never; /reset closes with linger 0 instead, /partial
+in the middle of its answer. Says each request's peer.
 """
 
 import http.server
@@ -11,6 +12,7 @@ import ssl
 import struct
 import sys
 import threading
+import time
 
 
 def say(**fields):
@@ -24,7 +26,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         host, port = self.client_address[:2]
         say(event="request", path=self.path, peer=f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
-        if self.path == "/reset":
+        if self.path == "/slow":
+            time.sleep(0.5)
+        if self.path == "/wait":
+            time.sleep(3600)
+        if self.path == "/partial":
+            self.send_response(200)
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+            self.wfile.write(b"x" * 20_000)
+            time.sleep(0.1)
+        if self.path in ("/reset", "/partial"):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             # close() alone would wait for the file objects; the descriptor itself must go.
             self.wfile.flush()
