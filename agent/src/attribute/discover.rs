@@ -11,6 +11,7 @@ use super::limits::{Limits, getfd_refused};
 use super::look::{self, Look};
 use super::process::{MAX_PIDFDS, Process};
 use super::procfs::SocketFd;
+use super::sample::spent;
 use super::{Attribution, Ignored, targets};
 use crate::model::{Direction, Event, EventKind, Flow, Mono, Owner, SocketId, TcpState};
 use crate::source::diag::{DiagSocket, NetNs, Query, States};
@@ -52,7 +53,7 @@ impl Attribution {
         if self.discovered.is_some() && !self.spec.is_open_ended() && self.processes.values().all(Process::has_pidfd) {
             return;
         }
-        let started = Mono::now();
+        let started = spent();
         let known: BTreeSet<u32> = self.processes.keys().copied().collect();
         let found = targets::discover(&self.spec, self.cgroup.as_deref(), &known);
         for pid in &found {
@@ -65,7 +66,7 @@ impl Attribution {
             self.processes.values().filter(|p| !p.has_pidfd() && !found.contains(&p.pid)).map(|p| p.pid).collect();
         out.extend(without_pidfd.into_iter().filter_map(|pid| self.exited(pid, now)));
         self.discovered = Some(now);
-        self.discover_cost = Mono::now().since(started);
+        self.discover_cost = spent().saturating_sub(started);
     }
 
     /// Whether a process that an event named is a target that we did not know yet; then it is one now.
@@ -375,7 +376,7 @@ impl Attribution {
         } else {
             asked.into_iter().collect()
         };
-        let started = Mono::now();
+        let started = spent();
         for id in ids {
             let Some(k) = self.table.get(id) else { continue };
             if k.keepalive_read.is_some_and(|t| t == now) {
@@ -392,7 +393,7 @@ impl Attribution {
             }
         }
         if all {
-            self.keepalive_cost = Mono::now().since(started);
+            self.keepalive_cost = spent().saturating_sub(started);
         }
     }
 

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::procfs::{self, SocketFd};
+use super::sample::spent;
 use crate::model::{Mono, Owner};
 use crate::source::diag::NetNs;
 
@@ -88,7 +89,7 @@ impl Process {
 
     /// Lists the descriptors again. `None`: the process is gone.
     pub fn scan(&mut self, now: Mono, buffer: &mut Vec<SocketFd>) -> Option<Diff> {
-        let started = Mono::now();
+        let started = spent();
         self.scanned = Some(now);
         self.rename();
         let result = procfs::sockets_of(self.pid, buffer);
@@ -108,7 +109,7 @@ impl Process {
             diff.removed.extend(self.sockets.iter().filter(|s| buffer.binary_search(s).is_err()));
             std::mem::swap(&mut self.sockets, buffer);
         }
-        self.cost = Mono::now().since(started);
+        self.cost = spent().saturating_sub(started);
         Some(diff)
     }
 
