@@ -33,7 +33,7 @@ impl Builder {
         let mut out = 0xeb9f_u16.to_ne_bytes().to_vec();
         out.extend_from_slice(&[1, 0]);
         for w in [24, 0, self.types.len() as u32, self.types.len() as u32, self.strings.len() as u32] {
-            out.extend_from_slice(&(w as u32).to_ne_bytes());
+            out.extend_from_slice(&w.to_ne_bytes());
         }
         out.extend_from_slice(&self.types);
         out.extend_from_slice(&self.strings);

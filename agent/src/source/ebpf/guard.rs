@@ -10,9 +10,9 @@ use aya::maps::{Array, HashMap, MapData, RingBuf};
 use aya::programs::{BtfTracePoint, CgroupAttachMode, CgroupSockAddr, TracePoint};
 
 use super::classic::ClassicTypes;
-use super::load::{explain, why};
 use super::object::{Globals, OBJECT, loader};
 use super::offsets::KernelTypes;
+use super::refusal::{explain, why};
 use super::tables::Tables;
 use super::tracefs;
 use crate::model::DestPrefix;

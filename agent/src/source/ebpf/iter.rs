@@ -12,9 +12,9 @@ use aya::Ebpf;
 use aya::maps::{HashMap, Map, MapError};
 use aya::programs::{Iter, ProgramError};
 
-use super::load::{explain, why};
 use super::object::{self, Globals, OBJECT};
 use super::offsets::KernelTypes;
+use super::refusal::{explain, why};
 use crate::model::SocketId;
 use crate::source::diag::NetNs;
 

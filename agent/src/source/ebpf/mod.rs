@@ -1,5 +1,6 @@
 //! The kernel programs, seen from user space: load, attach, read.
 
+mod attach;
 pub mod backend;
 pub mod btf;
 pub mod classic;
@@ -13,6 +14,7 @@ pub mod klog;
 pub mod load;
 pub mod object;
 pub mod offsets;
+mod refusal;
 pub mod source;
 mod sys;
 pub mod tables;

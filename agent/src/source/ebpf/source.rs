@@ -10,6 +10,7 @@ use aya::maps::{MapData, RingBuf};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::attach;
 use super::backend::{Backend, choose};
 use super::classic::ClassicTypes;
 use super::convert::{Converted, Converter, Fork, counters};
@@ -117,7 +118,7 @@ impl EbpfSource {
         })?;
         let (tables, kernel_log) = loaded.prepared;
         let hooks = loaded.hooks;
-        if !load::any_attached(&hooks) {
+        if !attach::any_attached(&hooks) {
             let why = hooks.iter().find_map(|h| h.why_not.clone()).unwrap_or_default();
             return Err(anyhow!("no kernel hook could be attached ({}): {why}", types.backend().name()));
         }
@@ -337,9 +338,9 @@ impl EbpfSource {
 
     /// Runs that the kernel skipped, over all programs.
     fn misses(&self) -> u64 {
-        load::program_names()
+        attach::program_names()
             .filter_map(|name| self.ebpf.program(name))
-            .filter_map(load::program_fd)
+            .filter_map(attach::program_fd)
             .filter_map(|fd| recursion_misses(fd).ok())
             .sum()
     }

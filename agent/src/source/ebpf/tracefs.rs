@@ -69,7 +69,7 @@ fn parse_number(text: &str) -> Option<i64> {
     }
 }
 
-/// `__u8 saddr[4];	offset:32;	size:4;	signed:0;`
+/// `__u8 saddr[4]; offset:32; size:4; signed:0;`, with tabs between the parts.
 fn parse_field(text: &str) -> Option<(String, Field)> {
     let mut parts = text.split(';');
     let name = parts.next()?.trim().rsplit([' ', '*']).next()?.split('[').next()?;
