@@ -161,7 +161,7 @@ impl Feed {
         let mut out = Vec::new();
         if std::mem::take(&mut self.lost) || end {
             // What cannot be read now stays in the table for the next time.
-            let _ = self.kernel.as_mut().map(|k| k.sweep(&mut out));
+            let _ = self.kernel.as_mut().map(|k| k.sweep(end, &mut out));
         }
         out
     }

@@ -364,12 +364,13 @@ impl EbpfSource {
 
     /// Exact counts of every socket that had an event, as updates; those whose end found no room in the ring are
     /// reported as destroyed and leave the table. To be called after losses and at the end: it reads the whole table.
-    pub fn sweep(&mut self, out: &mut Vec<Event>) -> Result<()> {
+    pub fn sweep(&mut self, end: bool, out: &mut Vec<Event>) -> Result<()> {
         let at = Mono::now();
         let mut gone = Vec::new();
         for (key, stats) in self.tables.all_stats() {
             let destroyed = stats.seen & stats_seen::DESTROYED != 0;
-            if destroyed {
+            // At the end the table goes as a whole: a storm leaves tens of thousands.
+            if destroyed && !end {
                 gone.push(key);
             }
             let counts = counters(&stats);

@@ -5,6 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_ITER_CREATE: libc::c_long = 33;
@@ -36,7 +37,7 @@ struct IterCreate {
     flags: u32,
 }
 
-/// The members that updating uses of `struct { } batch` in `union bpf_attr`.
+/// The members that are used of `struct { } batch` in `union bpf_attr`.
 #[repr(C)]
 struct Batch {
     in_batch: u64,
@@ -125,6 +126,48 @@ pub fn recursion_misses(program: BorrowedFd<'_>) -> io::Result<u64> {
     unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr)? };
     // An older kernel fills less and leaves the rest zero.
     Ok(info.recursion_misses)
+}
+
+/// Entries read by one call; a bucket of the kernel's hash table must fit in whole.
+const AT_ONCE: usize = 4096;
+
+/// Every entry of a hash map with a few system calls (5.6), where one by one takes three for each entry.
+///
+/// The caller names the map's own key and value types: any bytes must be a value of theirs (`Pod`), and the kernel
+/// writes as many as the map was made with.
+pub fn lookup_all<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
+    let mut all = Vec::new();
+    // SAFETY: all-zero is a value of a `Pod`.
+    let (mut keys, mut values) =
+        unsafe { (vec![std::mem::zeroed::<K>(); AT_ONCE], vec![std::mem::zeroed::<V>(); AT_ONCE]) };
+    // Where to go on: a bucket number for hash maps.
+    let mut position = 0u64;
+    let mut first = true;
+    loop {
+        let mut attr = Batch {
+            in_batch: if first { 0 } else { (&raw const position) as u64 },
+            out_batch: (&raw mut position) as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: AT_ONCE as u32,
+            map_fd: map.as_raw_fd() as u32,
+            elem_flags: 0,
+            flags: 0,
+        };
+        // SAFETY: the arrays hold `count` elements of the map's types, and live through the call like `position`.
+        let last = match unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut attr) } {
+            Ok(_) => false,
+            // The end of the table; what was copied counts.
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => true,
+            Err(e) => return Err(e),
+        };
+        let n = (attr.count as usize).min(AT_ONCE);
+        all.extend(keys[..n].iter().copied().zip(values[..n].iter().copied()));
+        if last {
+            return Ok(all);
+        }
+        first = false;
+    }
 }
 
 const _: () = assert!(size_of::<ProgInfo>() == 216 && size_of::<LinkCreate>() == 32 && size_of::<Batch>() == 56);

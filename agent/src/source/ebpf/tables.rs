@@ -1,10 +1,12 @@
 //! The maps that user space writes and reads while the programs run.
 
+use std::os::fd::AsFd;
+
 use agent_common::{Control, DestKey, ListenKey, SockStats, TupleKey, dest_mode, stats_seen, target_mode};
 use anyhow::{Context, Result, anyhow};
 use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, IterableMap, MapData, MapError, PerCpuArray};
 
 use crate::model::{DestPrefix, Flow, mapped};
 
@@ -121,8 +123,10 @@ impl Tables {
     }
 
     /// Every entry of the kernel's table; one that leaves meanwhile may be missing.
-    pub fn all_stats(&self) -> impl Iterator<Item = (u64, SockStats)> + '_ {
-        self.socks.iter().filter_map(Result::ok)
+    pub fn all_stats(&self) -> Vec<(u64, SockStats)> {
+        let fd = IterableMap::map(&self.socks).fd().as_fd();
+        // Not before 5.6.
+        super::sys::lookup_all(fd).unwrap_or_else(|_| self.socks.iter().filter_map(Result::ok).collect())
     }
 
     /// Sum over all CPUs of every index of `TOTALS`.
