@@ -19,6 +19,11 @@ pub struct Child {
     done: oneshot::Receiver<std::io::Result<ExitStatus>>,
 }
 
+/// The program's file name, without what a thread's name may not hold.
+fn thread_name(program: &str) -> String {
+    program.rsplit('/').next().unwrap_or(program).replace('\0', "")
+}
+
 impl Child {
     /// Forks the command; it does not run yet.
     pub fn prepare(command: &[OsString]) -> Result<Self> {
@@ -44,7 +49,8 @@ impl Child {
         let (tell, done) = oneshot::channel();
         // `spawn` returns only after exec, hence a thread of its own.
         std::thread::Builder::new()
-            .name("child".into())
+            // The fork has the thread's name until it runs the program: events of that moment already name it.
+            .name(thread_name(&name))
             .spawn(move || {
                 let result = command.spawn();
                 // The closure in `command` holds our copies of the pipes' far ends.

