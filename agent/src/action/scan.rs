@@ -98,12 +98,18 @@ impl Walk {
         // nobody has waited for is still found by its number, with no descriptors.
         match all {
             0 if ended(&self.pidfd) => Err(permission::gone(self.pid)),
-            _ if vanished > 0 && ended(&self.pidfd) => {
+            _ if vanished > 0 && (ended(&self.pidfd) || self.emptied()) => {
                 let left = all.saturating_sub(vanished);
                 Err(format!("process {} exited after {left} of {all} descriptors", self.pid))
             }
             _ => Ok(()),
         }
+    }
+
+    /// A process that is ending drops all descriptors at once, some time before it counts as ended: closing thousands
+    /// of sockets takes a while.
+    fn emptied(&self) -> bool {
+        Descriptors::of(self.pid).is_ok_and(|now| now.numbers.is_empty())
     }
 }
 
