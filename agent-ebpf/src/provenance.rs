@@ -8,7 +8,7 @@ use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 
 use crate::count::entry;
-use crate::filter::{all, destination};
+use crate::filter::{all, dest_mode, destination};
 use crate::maps::FLOWS;
 use crate::read::setting;
 use crate::sock::{End, v4_mapped};
@@ -37,18 +37,18 @@ struct Ip {
 
 #[inline(always)]
 fn look(ctx: &SkBuffContext) -> Option<()> {
+    // With a destination filter the headers say no sooner, without one the table of sockets does.
+    let filtered = dest_mode() != 0;
+    let mut cookie = if filtered { 0 } else { wanted(ctx)? };
     let ip = ip_header(ctx)?;
     // Ports, sequence, acknowledgement, offset and flags, window.
     let tcp: [u8; 16] = ctx.load(ip.header).ok()?;
-    let remote = End { addr: ip.source, port: u16::from_be_bytes([tcp[0], tcp[1]]) };
-    if !destination(&remote) {
-        return None;
-    }
-    // SAFETY: the context of this program.
-    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
-    // Before 5.12 the table of sockets is keyed by addresses: then every flow of these cgroups is remembered.
-    if cookie == 0 || !(all() || setting!(cookie_helper) == 0 || entry(cookie).is_some()) {
-        return None;
+    if filtered {
+        let remote = End { addr: ip.source, port: u16::from_be_bytes([tcp[0], tcp[1]]) };
+        if !destination(&remote) {
+            return None;
+        }
+        cookie = wanted(ctx)?;
     }
     let flow = match FLOWS.get_ptr_mut(cookie) {
         Some(flow) => flow,
@@ -81,6 +81,16 @@ fn look(ctx: &SkBuffContext) -> Option<()> {
         }
     }
     Some(())
+}
+
+/// Cookie of the packet's socket if it is a target's.
+#[inline(always)]
+fn wanted(ctx: &SkBuffContext) -> Option<u64> {
+    // SAFETY: the context of this program.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
+    // Before 5.12 the table of sockets is keyed by addresses: then every flow of these cgroups is remembered.
+    let ours = cookie != 0 && (all() || setting!(cookie_helper) == 0 || entry(cookie).is_some());
+    ours.then_some(cookie)
 }
 
 /// `None` for what is no TCP, a later fragment, or IPv6 with extension headers.
