@@ -47,7 +47,6 @@ pub struct Attribution {
     /// Inodes of descriptors that need no second look.
     ignored: HashMap<u64, Ignored>,
     namespaces: Namespaces,
-    own_netns: Option<u32>,
     /// Pids that events named and that are no targets, with the time of the check.
     strangers: HashMap<u32, Mono>,
     discovered: Option<Mono>,
@@ -75,7 +74,6 @@ impl Attribution {
     /// `names` are resolved already. The events are the sockets that were open before.
     pub fn new(spec: &TargetSpec, names: Names, max_sockets: usize, now: Mono) -> Result<(Self, Vec<Event>), String> {
         let cgroup = targets::check(spec)?;
-        let own_netns = crate::source::diag::NetNs::own().map(|n| n.inode()).ok();
         let mut this = Self {
             spec: spec.clone(),
             cgroup,
@@ -84,7 +82,6 @@ impl Attribution {
             table: Table::new(max_sockets),
             ignored: HashMap::new(),
             namespaces: Namespaces::default(),
-            own_netns,
             strangers: HashMap::new(),
             discovered: None,
             discover_cost: Duration::ZERO,
