@@ -38,6 +38,8 @@ pub struct Known {
     /// When the first of the RTOs in a row that are unanswered now fired.
     pub first_rto: Option<Mono>,
     pub gone: Option<Mono>,
+    /// Looks in a row that did not find it.
+    pub missed: u8,
 }
 
 impl Known {
@@ -61,6 +63,7 @@ impl Known {
             orphan: false,
             first_rto: None,
             gone: None,
+            missed: 0,
         }
     }
 

@@ -12,6 +12,8 @@ use crate::source::diag::{DiagSocket, Query, States};
 const DUMP_FROM: usize = 256;
 /// Sampling may use one part in this many of the time: with many sockets it gets rarer.
 const SHARE: u32 = 50;
+/// Looks in a row that must miss a socket before it counts as gone.
+const MISSES: u8 = 2;
 
 /// Processor time of this thread. Not the wall: one wait for a processor on a busy machine would silence what it
 /// paces for fifty (or thousands of) times as long, just when they are wanted.
@@ -43,12 +45,23 @@ impl Attribution {
                 match rows.get(&id) {
                     // What is left in TIME_WAIT is no socket any more; some kernels let it keep the cookie.
                     Some(row) if row.state != TcpState::TimeWait => self.sampled_row(id, row, now, &mut out),
-                    _ => self.gone(id, now, &mut out),
+                    _ => self.missing(id, now, &mut out),
                 }
             }
         }
         self.sample_cost = spent().saturating_sub(started);
         out
+    }
+
+    /// Reads `tcp_info` of one socket now, as when its peer closed: by the next round it may be gone, and with it the
+    /// time of the last data. `None` if it is no longer in CLOSE_WAIT.
+    pub fn sample_closing(&mut self, id: SocketId, now: Mono) -> Option<Event> {
+        let netns = self.table.get(id).filter(|k| k.gone.is_none() && !k.listener)?.netns?;
+        let rows = self.single_rows(netns, &[id])?;
+        let row = rows.get(&id).filter(|r| r.state == TcpState::CloseWait)?;
+        let mut out = Vec::new();
+        self.sampled_row(id, row, now, &mut out);
+        out.pop()
     }
 
     fn dump_rows(&mut self, netns: u32) -> Option<HashMap<SocketId, DiagSocket>> {
@@ -77,6 +90,7 @@ impl Attribution {
     fn sampled_row(&mut self, id: SocketId, row: &DiagSocket, now: Mono, out: &mut Vec<Event>) {
         let Some(k) = self.table.get_mut(id) else { return };
         k.state = Some(row.state);
+        k.missed = 0;
         if row.is_orphan() {
             k.orphan = true;
         }
@@ -84,6 +98,17 @@ impl Attribution {
         let gives_up_in = k.gives_up_in(row.state, &row.tcp, &sysctls, now);
         let sample = Sample { socket: id, state: row.state, tcp: row.tcp, gives_up_in };
         out.push(Event { at: now, kind: EventKind::Sample(Box::new(sample)) });
+    }
+
+    /// Not found: gone, if it is not found again. A dump may miss a socket that moves between hash chains, and a
+    /// connection that is just being opened has no port to be looked up by.
+    fn missing(&mut self, id: SocketId, now: Mono, out: &mut Vec<Event>) {
+        let Some(k) = self.table.get_mut(id) else { return };
+        k.missed = k.missed.saturating_add(1);
+        let opening = k.flow.is_some_and(|f| f.local.port() == 0);
+        if k.missed >= MISSES && !opening {
+            self.gone(id, now, out);
+        }
     }
 
     fn gone(&mut self, id: SocketId, now: Mono, out: &mut Vec<Event>) {

@@ -370,7 +370,7 @@ fn lossy_path(v6: bool, per_mille: Duration) {
     let c = s.client.connect(s.server_at(PORT));
     s.lab.lose(Way::ToServer, PORT, per_mille.as_millis() as u32);
     let before = s.lab.client.snmp().unwrap();
-    s.client.call(&format!("send {} 4000000", c.id));
+    s.client.call(&format!("send {} 40000000", c.id));
     until("the upload", || s.client.call(&format!("info {}", c.id))["unacked"].as_i64().is_none_or(|n| n == 0));
     agent.expect(&about("lossy-path", &[&c]));
     sleep(ms(2_500));

@@ -49,7 +49,7 @@ fn random_loss_is_repaired() {
     server.serve(Lab::SERVER.port(false, PORT), "sink");
     let c = client.connect(Lab::SERVER.port(false, PORT));
     lab.lose(Way::ToServer, PORT, 30);
-    client.call(&format!("send {} 4000000", c.id));
+    client.call(&format!("send {} 40000000", c.id));
     let retransmitted = lab.client.snmp().unwrap().get("Tcp.RetransSegs");
     assert!(retransmitted > 10, "only {retransmitted} retransmits of 4 MB at 3 % loss");
     // One packet of the rule is up to 64 kB of segments (GSO).

@@ -12,13 +12,15 @@ use super::outlets::Outlets;
 use crate::attribute::{Attribution, Lookup};
 use crate::config::WatchConfig;
 use crate::diagnose::{Clue, Engine, Thresholds};
-use crate::model::{End, Event, EventKind, Mono, SocketId, WallClock};
+use crate::model::{End, Event, EventKind, Mono, SocketId, TcpState, WallClock};
 use crate::state::{Snapshot, Table, TableConfig};
 
 /// Actions whose outcome is not yet taken in.
 const ACTIONS: usize = 16;
 /// Notes kept for the end of the run.
 const NOTES: usize = 32;
+/// Sockets looked at because their peer closed, per batch of events (3 µs each).
+const CLOSING_LOOKS: usize = 64;
 /// After a child or the last target ended: how long its sockets may still have something to say.
 const LAST_WORDS: Duration = Duration::from_millis(30);
 
@@ -81,12 +83,24 @@ impl Live {
                 self.attribution.enrich(event, &mut complete);
             }
         }
+        self.look_at_closing(&mut complete);
         for fork in feed.forks() {
             complete.extend(self.attribution.forked(fork.parent, fork.child, fork.at));
         }
         self.introduce(feed);
         self.take_all(complete, outlets);
         outlets.flush();
+    }
+
+    /// The idle time at which a server closes is only as exact as what is known of the last data.
+    fn look_at_closing(&mut self, events: &mut Vec<Event>) {
+        let closing = events.iter().filter_map(|e| match &e.kind {
+            EventKind::State(c) if c.to == TcpState::CloseWait => c.socket,
+            _ => None,
+        });
+        for id in closing.take(CLOSING_LOOKS).collect::<Vec<_>>() {
+            events.extend(self.attribution.sample_closing(id, Mono::now()));
+        }
     }
 
     /// Once a sample period: what polling brings, exact counts, what was lost, what time alone decides.
