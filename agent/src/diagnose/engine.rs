@@ -348,7 +348,7 @@ fn quiet(s: &Socket) -> bool {
         && a.fin_received.is_none()
         && a.zero_window_since.is_none()
         && s.last_reset_at.is_none()
-        && !s.tcp.probes.is_some_and(|p| p > 0)
+        && s.tcp.probes.is_none_or(|p| p == 0)
 }
 
 /// Order of importance: what hangs or was cut before what is slow before what is at risk; then what is surer; then

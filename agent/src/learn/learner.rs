@@ -29,7 +29,7 @@ pub struct Learner {
     known: Book,
     learned: Book,
     seen: HashMap<SocketId, Seen>,
-    /// Whether something was learned since [`Learner::take_learned`].
+    /// Whether something was learned since the last save.
     dirty: bool,
 }
 

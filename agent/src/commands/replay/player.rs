@@ -95,7 +95,7 @@ impl Player {
             return Ok(Some(Step { event: None, findings: self.look() }));
         }
         self.looks_in_gap = 0;
-        let event = std::mem::replace(&mut self.next, None);
+        let event = self.next.take();
         let Some(event) = event else { return Ok(None) };
         self.next = self.recording.next_event()?;
         self.now = self.now.max(event.at);

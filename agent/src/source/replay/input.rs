@@ -20,7 +20,7 @@ pub enum Found {
     Tail,
     /// A line longer than [`MAX_LINE`]; skipped.
     TooLong,
-    /// No line break in [`MAX_WITHOUT_BREAK`] bytes: not worth reading on.
+    /// No line break in very many bytes: not worth reading on.
     NotText,
     /// The compressed stream breaks off or is damaged here.
     Broken(String),

@@ -107,7 +107,7 @@ impl Sink {
                             z.write_all(buffer).and_then(|()| z.flush()).map(|()| std::mem::take(z.get_mut()));
                         compressed
                             .map_err(|e| (e, 0))
-                            .and_then(|mut bytes| append(file, len, &mut bytes, false).map_err(|(e, _)| (e, 0)))
+                            .and_then(|bytes| append(file, len, &bytes, false).map_err(|(e, _)| (e, 0)))
                     }
                 };
                 let taken = match &result {
@@ -161,7 +161,7 @@ impl Sink {
             Self::File { path, file, len, zstd } => {
                 if let Some(mut z) = zstd.take() {
                     let closed = z.do_finish().map(|()| std::mem::take(z.get_mut()));
-                    closed.and_then(|mut end| append(file, len, &mut end, false).map_err(|(e, _)| e)).map_err(|e| {
+                    closed.and_then(|end| append(file, len, &end, false).map_err(|(e, _)| e)).map_err(|e| {
                         SinkError {
                             error: RecordError::Failed(format!("cannot close the recording {}: {e}", path.display())),
                             unwritten_lines: 0,
@@ -216,7 +216,7 @@ fn writable(out: &File, wait: Duration) -> io::Result<bool> {
 
 /// Appends all of `bytes`. On failure cuts the file back: to the end of a line that was written whole (`by_line`; with
 /// room for an `end` line), or to where it was. The error carries how many of `bytes` stayed.
-fn append(file: &mut File, len: &mut u64, bytes: &mut Vec<u8>, by_line: bool) -> Result<(), (io::Error, usize)> {
+fn append(file: &mut File, len: &mut u64, bytes: &[u8], by_line: bool) -> Result<(), (io::Error, usize)> {
     let mut done = 0;
     while done < bytes.len() {
         match file.write(&bytes[done..]) {

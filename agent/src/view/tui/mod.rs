@@ -1,6 +1,6 @@
 //! The screen. [`Tui`] owns the terminal: raw mode, alternate screen and mouse are taken on entry and given back on
 //! drop and on a panic; SIGINT and SIGTERM are the app's, which drops the `Tui`. Everything else is pure:
-//! [`UiState`] changes with input, [`render`] draws it.
+//! [`UiState`] changes with input, `render` draws it.
 
 mod confirm;
 mod input;
