@@ -140,8 +140,10 @@ fn samples(s: &Socket, seen: &mut Seen) -> Vec<Sample> {
     if let (Some(_), Some(idle), false) = (a.fin_received, a.idle_at_fin, seen.fin) {
         seen.fin = true;
         // An answered exchange, then silence, then FIN: the server's idle limit. A FIN instead of an answer is not.
-        let answered = a.last_data_received.is_some() && a.last_data_received >= a.last_sent;
-        if answered && idle >= SHORTEST_GAP {
+        let answered = a.last_data_received.is_some() && !a.outstanding_at_fin;
+        // One that was found closed: an earlier run may have counted it.
+        let witnessed = a.fin_received > Some(s.first_seen);
+        if answered && witnessed && idle >= SHORTEST_GAP {
             out.push(Sample::ServerClosed(idle));
         }
     }
@@ -218,6 +220,7 @@ mod tests {
         s.activity.last_sent = at(10.0);
         s.activity.fin_received = at(15.0);
         s.activity.idle_at_fin = Some(Duration::from_secs(5));
+        s.activity.outstanding_at_fin = true;
         l.observe(1, &s);
         assert!(l.all().entries.is_empty());
     }

@@ -104,9 +104,11 @@ fn fin_received(s: &mut Socket, at: Mono, seen: bool) {
     if s.activity.fin_received.is_none() {
         let last = s.activity.last_data_received.max(s.activity.last_sent);
         s.activity.idle_at_fin = last.map(|t| at.since(t));
-        s.activity.outstanding_at_fin =
-            s.activity.last_sent.is_some_and(|w| s.activity.last_data_received.is_none_or(|d| w > d))
-                && s.tcp.bytes_sent.is_none_or(|b| b > 0);
+        s.activity.outstanding_at_fin = s
+            .activity
+            .last_sent
+            .is_some_and(|w| s.activity.last_data_received.is_none_or(|d| w > d.plus(JIFFIES_SLACK)))
+            && s.tcp.bytes_sent.is_none_or(|b| b > 0);
         s.activity.bytes_sent_at_fin = s.tcp.bytes_sent;
         s.activity.fin_received = Some(at);
         if seen {
@@ -188,7 +190,8 @@ fn progress(s: &mut Socket, at: Mono, bytes_acked: Option<u64>) {
 }
 
 /// A look after the FIN tells more exactly how long the connection had been idle when it came, and whether the
-/// last word before it was the peer's: a FIN moves neither of the kernel's time stamps of data.
+/// last word before it was the peer's: a FIN moves neither of the kernel's time stamps of data. An exchange right after
+/// the handshake lies within the granularity of those stamps from the SYN.
 fn refine_fin(s: &mut Socket) {
     let a = &mut s.activity;
     let (Some(fin), Some(data)) = (a.fin_received, a.last_data_received) else { return };
@@ -197,7 +200,7 @@ fn refine_fin(s: &mut Socket) {
     }
     let sent = a.last_sent.filter(|w| *w <= fin);
     a.idle_at_fin = Some(fin.since(sent.map_or(data, |w| w.max(data))));
-    a.outstanding_at_fin = sent.is_some_and(|w| w > data);
+    a.outstanding_at_fin = sent.is_some_and(|w| w > data.plus(JIFFIES_SLACK));
 }
 
 fn heard(s: &mut Socket, t: Mono) {
