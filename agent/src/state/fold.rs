@@ -101,7 +101,8 @@ fn enter(s: &mut Socket, at: Mono, to: TcpState) {
 
 /// `seen`: the FIN came now; otherwise the socket was found so, and it came some time before.
 fn fin_received(s: &mut Socket, at: Mono, seen: bool) {
-    if s.activity.fin_received.is_none() {
+    // The event is exact; a sample may have shown the new state before the event was read.
+    if s.activity.fin_received.is_none_or(|t| at < t) {
         let last = s.activity.last_data_received.max(s.activity.last_sent);
         s.activity.idle_at_fin = last.map(|t| at.since(t));
         s.activity.outstanding_at_fin = s
