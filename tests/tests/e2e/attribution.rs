@@ -143,10 +143,11 @@ fn an_unrelated_process_causes_no_line() {
     s.client.answer(op);
     agent.expect(&json!({"type": "reset", "socket": refused}));
     let run = agent.stop();
+    // `lost` speaks of the machine: program runs that the kernel skipped in the storms of tests beside this one.
     for line in &run.lines {
         let socket = line["socket"].as_str().unwrap_or_default();
         assert!(
-            matches!(line["type"].as_str(), Some("session" | "end" | "finding" | "exit"))
+            matches!(line["type"].as_str(), Some("session" | "end" | "finding" | "exit" | "lost"))
                 || [quiet.cookie.as_str(), &refused].contains(&socket),
             "a line of a process that is no target: {line}"
         );
