@@ -133,6 +133,8 @@ pub const CLASSIC_BYTES: u32 = 128;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TracepointFields {
     pub skaddr: u32,
+    /// `tcp_retransmit_skb`.
+    pub skbaddr: u32,
     pub state: u32,
     pub new_state: u32,
     pub family: u32,
@@ -158,6 +160,7 @@ pub struct TracepointFields {
 impl TracepointFields {
     pub const NONE: Self = Self {
         skaddr: ABSENT,
+        skbaddr: ABSENT,
         state: ABSENT,
         new_state: ABSENT,
         family: ABSENT,
@@ -265,8 +268,8 @@ const _: () = {
     use core::mem::{align_of, size_of};
     assert!(size_of::<Offsets>() == 4 * Offsets::PATHS.len() && align_of::<Offsets>() == 4);
     assert!(size_of::<Settings>() == 56 && align_of::<Settings>() == 4);
-    assert!(size_of::<TracepointFields>() == 72 && align_of::<TracepointFields>() == 4);
-    assert!(size_of::<ClassicFields>() == 8 * 72);
+    assert!(size_of::<TracepointFields>() == 76 && align_of::<TracepointFields>() == 4);
+    assert!(size_of::<ClassicFields>() == 8 * 76);
     assert!(size_of::<Control>() == 8 && align_of::<Control>() == 4);
     assert!(size_of::<TupleKey>() == 36 && align_of::<TupleKey>() == 2);
     assert!(size_of::<FlowSeen>() == 16 && align_of::<FlowSeen>() == 4);

@@ -7,7 +7,7 @@ use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 use aya_log_ebpf::info;
 
-use crate::count::{add32, entry, has, hidden, leave, make_entry, make_listener, retransmitted, total};
+use crate::count::{add32, entry, grown, has, hidden, leave, make_entry, make_listener, retransmitted, total};
 use crate::detail::{fill, how, seen_rst, tcp_sock};
 use crate::emit::{self, Head};
 use crate::filter::{add_listener, all, current_tgid, dest_mode, destination, listens, remove_listener, target};
@@ -104,12 +104,7 @@ fn segments(stats: Option<*mut SockStats>, tp: *const c_void, skb: *const c_void
         };
         let held = if held == 0 { 1 } else { u32::from(held) };
         let (Some(stats), false) = (stats, offset!(tp_total_retrans) == ABSENT) else { return held };
-        let now: u32 = at(tp, offset!(tp_total_retrans));
-        let grown = now.wrapping_sub((*stats).last_total);
-        let known = (*stats).seen & stats_seen::TOTAL != 0 && grown < 1 << 30;
-        (*stats).last_total = now;
-        (*stats).seen |= stats_seen::TOTAL;
-        if known { grown } else { held }
+        grown(stats, at(tp, offset!(tp_total_retrans)), held)
     }
 }
 

@@ -1,5 +1,6 @@
-//! The same tracepoints without BTF: fields at positions from tracefs, no structure of the kernel is read. Sockets
-//! are keyed by their kernel address, because most of these tracepoints carry no cookie; the user side joins the two.
+//! The same tracepoints without BTF: fields at positions from tracefs. Only the segments of a retransmit are read from
+//! the kernel's structures, where something tells their layout. Sockets are keyed by their kernel address, because most
+//! of these tracepoints carry no cookie; the user side joins the two.
 
 use agent_common::{
     ABSENT, CLASSIC_BYTES, SockStats, TracepointFields, TupleKey, flag, kind, retransmit, target_mode, totals,
@@ -10,11 +11,11 @@ use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
 use aya_log_ebpf::info;
 
-use crate::count::{add32, entry, hidden, leave, make_entry, make_listener, retransmitted, total};
+use crate::count::{add32, entry, grown, hidden, leave, make_entry, make_listener, retransmitted, total};
 use crate::emit::{self, Head};
 use crate::filter::{add_listener, all, current_tgid, dest_mode, destination, listens, remove_listener, target};
 use crate::maps::{CONTROL, SCRATCH, SOCKS, TUPLES};
-use crate::read::{CLASSIC, frozen, setting};
+use crate::read::{CLASSIC, frozen, offset, probe, setting};
 use crate::sock::{AF_INET, AF_INET6, Addr, End, IPPROTO_TCP, is_full, owner_flag, state, v4_mapped};
 
 /// One tracepoint record, copied once: a helper call per field would cost more than everything else.
@@ -144,12 +145,13 @@ pub fn tp_retransmit_skb(ctx: TracePointContext) -> u32 {
     let sk = f.sk();
     let Ok(stats) = f.member(sk, &remote) else { return 0 };
     let state = f.state();
-    // Nothing here tells an RTO from a fast retransmit, or how many segments the skb holds.
+    // Nothing here tells an RTO from a fast retransmit.
     let how = if state == state::SYN_SENT || state == state::SYN_RECV { retransmit::SYN } else { retransmit::UNKNOWN };
     total(u32::from(kind::RETRANSMIT), 1);
-    total(totals::SEGMENTS, 1);
+    let segments = segments(&f, stats);
+    total(totals::SEGMENTS, u64::from(segments));
     if let Some(stats) = stats {
-        retransmitted(stats, how, 1);
+        retransmitted(stats, how, segments);
     }
     if setting!(kernel_log) != 0 {
         info!(&ctx, "retransmit: state {}", state);
@@ -161,10 +163,26 @@ pub fn tp_retransmit_skb(ctx: TracePointContext) -> u32 {
     let mut h = f.head(kind::RETRANSMIT, sk, remote);
     h.state = state;
     h.how = how;
-    h.aux = 1;
+    h.aux = segments;
     h.flags = flag::FULL_SOCK;
     emit::record(&h);
     0
+}
+
+/// Segments of this retransmit. The record does not tell, but the socket and the buffer that it points to do where the
+/// kernel has BTF to say where; without it a buffer counts as one.
+#[inline(always)]
+fn segments(f: &Fields, stats: Option<*mut SockStats>) -> u32 {
+    if position!(f.skbaddr) == ABSENT || offset!(cb_gso_segs) == ABSENT || offset!(tp_total_retrans) == ABSENT {
+        return 1;
+    }
+    let skb: u64 = f.read(position!(f.skbaddr));
+    // SAFETY: integers; the helper gives zero where it cannot read.
+    let held: u16 = unsafe { probe(skb + u64::from(offset!(skb_cb)) + u64::from(offset!(cb_gso_segs))) };
+    let held = if held == 0 { 1 } else { u32::from(held) };
+    let Some(stats) = stats else { return held };
+    // SAFETY: as above; a live map value, and the kernel holds the socket's lock here.
+    unsafe { grown(stats, probe(f.sk() + u64::from(offset!(tp_total_retrans))), held) }
 }
 
 #[tracepoint]

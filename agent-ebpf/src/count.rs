@@ -88,6 +88,23 @@ pub fn hidden(stats: *const SockStats) -> bool {
     unsafe { (*stats).seen & stats_seen::LISTENER != 0 && crate::filter::dest_mode() != 0 }
 }
 
+/// Segments of a retransmit after which `total_retrans` is `now`: what it grew by since the last look; for the first
+/// look `held`, what the skb holds.
+///
+/// # Safety
+/// `stats` is a live map value, and the socket is locked.
+#[inline(always)]
+pub unsafe fn grown(stats: *mut SockStats, now: u32, held: u32) -> u32 {
+    // SAFETY: by contract.
+    unsafe {
+        let grown = now.wrapping_sub((*stats).last_total);
+        let known = (*stats).seen & stats_seen::TOTAL != 0 && grown < 1 << 30;
+        (*stats).last_total = now;
+        (*stats).seen |= stats_seen::TOTAL;
+        if known { grown } else { held }
+    }
+}
+
 /// Adds `segments` retransmitted in the way `how`.
 #[inline(always)]
 pub fn retransmitted(stats: *mut SockStats, how: u8, segments: u32) {

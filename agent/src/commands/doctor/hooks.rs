@@ -130,14 +130,16 @@ fn way_of(hook: &model::Hook) -> Way {
 /// Loads and attaches everything, with no target, and lets go of it: what the kernel says is what a watch would get.
 fn attach(backend: BackendChoice) -> Result<Vec<model::Hook>, String> {
     let text = |e: anyhow::Error| format!("{e:#}");
-    let (facts, types, tracefs) = load::facts(backend == BackendChoice::Btf);
+    let (facts, types, tracefs) = load::facts(true);
     let types = match (backend, types, tracefs) {
         (BackendChoice::Btf, Some(types), _) => {
             let aya = types.aya().map_err(text)?;
             Types::Btf(Box::new(types), aya)
         }
         (BackendChoice::Btf, ..) => return Err(facts.btf.err().unwrap_or_default()),
-        (_, _, Some(tracefs)) => Types::Classic(Box::new(ClassicTypes::resolve(&tracefs))),
+        (_, types, Some(tracefs)) => {
+            Types::Classic(Box::new(ClassicTypes::resolve(&tracefs, types.map(|t| t.offsets))))
+        }
         _ => return Err(facts.tracefs.err().unwrap_or_default()),
     };
     let options = load::Options {

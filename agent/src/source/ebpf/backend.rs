@@ -41,8 +41,8 @@ pub struct Choice {
 const PERMISSION: &str = "no permission to load kernel programs: run with sudo or grant CAP_BPF, CAP_PERFMON and \
                           CAP_NET_ADMIN";
 const CLASSIC_LIMITS: &str = "classic tracepoints tell neither how a segment came to be retransmitted nor the state \
-                              of the socket's timers, nor its network namespace; a retransmitted buffer counts once, \
-                              however many segments it held";
+                              of the socket's timers, nor its network namespace";
+const NO_SEGMENTS: &str = "without BTF a retransmitted buffer counts once, however many segments it held";
 
 /// The choice for `want`; an error if `want` names a backend that this machine does not allow.
 pub fn choose(want: BackendChoice, facts: &Facts) -> Result<Choice, String> {
@@ -55,13 +55,18 @@ pub fn choose(want: BackendChoice, facts: &Facts) -> Result<Choice, String> {
             Err(why) => Err(format!("--backend btf is not possible: {why}")),
         },
         BackendChoice::Tracepoint => match &facts.tracefs {
-            Ok(()) => with(Some(Backend::Tracepoint), vec![CLASSIC_LIMITS.into()]),
+            Ok(()) => {
+                let segments = facts.btf.is_err().then(|| NO_SEGMENTS.into());
+                with(Some(Backend::Tracepoint), [CLASSIC_LIMITS.into()].into_iter().chain(segments).collect())
+            }
             Err(why) => Err(format!("--backend tracepoint is not possible: {why}")),
         },
         BackendChoice::Auto if !facts.privileged => with(None, vec![PERMISSION.into()]),
         BackendChoice::Auto => match (&facts.btf, &facts.tracefs) {
             (Ok(()), _) => with(Some(Backend::Btf), Vec::new()),
-            (Err(no_btf), Ok(())) => with(Some(Backend::Tracepoint), vec![no_btf.clone(), CLASSIC_LIMITS.into()]),
+            (Err(no_btf), Ok(())) => {
+                with(Some(Backend::Tracepoint), vec![no_btf.clone(), CLASSIC_LIMITS.into(), NO_SEGMENTS.into()])
+            }
             (Err(no_btf), Err(no_tracefs)) => with(None, vec![no_btf.clone(), no_tracefs.clone()]),
         },
     }
@@ -83,7 +88,7 @@ mod tests {
         assert_eq!(auto(true, true, false).backend, Some(Backend::Btf));
         let classic = auto(true, false, true);
         assert_eq!(classic.backend, Some(Backend::Tracepoint));
-        assert_eq!(classic.limits, ["no BTF", CLASSIC_LIMITS]);
+        assert_eq!(classic.limits, ["no BTF", CLASSIC_LIMITS, NO_SEGMENTS]);
         assert_eq!(
             auto(true, false, false),
             Choice { backend: None, limits: vec!["no BTF".into(), "no tracefs".into()] }

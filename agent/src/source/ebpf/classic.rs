@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use agent_common::{ABSENT, CLASSIC_BYTES, ClassicFields, TracepointFields};
+use agent_common::{ABSENT, CLASSIC_BYTES, ClassicFields, Offsets, TracepointFields};
 
 use super::offsets::reset_reason_name;
 use super::tracefs::{self, Format};
@@ -13,6 +13,8 @@ use super::tracefs::{self, Format};
 #[derive(Debug, Clone)]
 pub struct ClassicTypes {
     pub fields: ClassicFields,
+    /// Of the kernel's structures, where it has BTF: for a retransmit's segments.
+    pub offsets: Offsets,
     /// Tracepoints that cannot be used, with the reason.
     pub missing: BTreeMap<&'static str, String>,
     /// From the `print fmt` of `tcp_send_reset` (6.12); empty before.
@@ -20,9 +22,10 @@ pub struct ClassicTypes {
 }
 
 impl ClassicTypes {
-    /// Reads the format of every tracepoint of ours below `tracefs`.
-    pub fn resolve(tracefs: &Path) -> Self {
-        Self::from_formats(|category, name| tracefs::read(tracefs, category, name))
+    /// Reads the format of every tracepoint of ours below `tracefs`; `offsets` as BTF told them, if it could.
+    pub fn resolve(tracefs: &Path, offsets: Option<Offsets>) -> Self {
+        let types = Self::from_formats(|category, name| tracefs::read(tracefs, category, name));
+        Self { offsets: offsets.unwrap_or(Offsets::NONE), ..types }
     }
 
     /// As [`Self::resolve`], from any reader of formats.
@@ -63,7 +66,7 @@ impl ClassicTypes {
             process_fork: get("sched", "sched_process_fork", &["child_pid"]),
             process_exit: get("sched", "sched_process_exit", &["pid"]),
         };
-        Self { fields, missing, reset_reasons }
+        Self { fields, offsets: Offsets::NONE, missing, reset_reasons }
     }
 }
 
@@ -82,6 +85,7 @@ fn positions(format: &Format) -> TracepointFields {
         state: if at("oldstate", 4) == ABSENT { at("state", 4) } else { at("oldstate", 4) },
         new_state: at("newstate", 4),
         family: at("family", 2),
+        skbaddr: at("skbaddr", 8),
         protocol: at("protocol", 2),
         sport: at("sport", 2),
         dport: at("dport", 2),

@@ -218,7 +218,7 @@ impl Hooks {
         match KernelTypes::resolve().and_then(|t| t.aya().map(|btf| (t, btf))) {
             Ok((types, btf)) => Ok(Self::Btf(Box::new(types), btf)),
             Err(no_btf) => match tracefs::find() {
-                Some(dir) => Ok(Self::Classic(Box::new(ClassicTypes::resolve(&dir)))),
+                Some(dir) => Ok(Self::Classic(Box::new(ClassicTypes::resolve(&dir, None)))),
                 None => Err(no_btf.context("no tracefs is mounted either")),
             },
         }

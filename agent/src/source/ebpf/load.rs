@@ -81,6 +81,7 @@ impl Types {
         }
     }
 
+    /// What a record's detail was read with: classic tracepoints send none.
     pub fn offsets(&self) -> Offsets {
         match self {
             Self::Btf(t, _) => t.offsets,
@@ -106,7 +107,7 @@ impl Types {
     fn globals(&self, options: &Options) -> Globals {
         let base = match self {
             Self::Btf(t, _) => Globals::with_types(t),
-            Self::Classic(t) => Globals { classic: t.fields, ..Globals::default() },
+            Self::Classic(t) => Globals { classic: t.fields, offsets: t.offsets, ..Globals::default() },
         };
         let settings = Settings {
             all: options.all.into(),

@@ -86,8 +86,7 @@ impl EbpfSource {
     /// be attached; with [`BackendChoice::Auto`] a worse backend is taken instead.
     pub fn load(options: &Options) -> Result<Loaded> {
         let loader = (options.backend != BackendChoice::SockDiag).then(load::begin);
-        let want_btf = matches!(options.backend, BackendChoice::Auto | BackendChoice::Btf);
-        let (facts, types, tracefs) = load::facts(want_btf);
+        let (facts, types, tracefs) = load::facts(options.backend != BackendChoice::SockDiag);
         let choice = choose(options.backend, &facts).map_err(|e| anyhow!(e))?;
         let mut limits = choice.limits;
         let types = match (choice.backend, types, tracefs) {
@@ -95,7 +94,9 @@ impl EbpfSource {
                 let aya = types.aya()?;
                 Types::Btf(Box::new(types), aya)
             }
-            (Some(Backend::Tracepoint), _, Some(dir)) => Types::Classic(Box::new(ClassicTypes::resolve(&dir))),
+            (Some(Backend::Tracepoint), types, Some(dir)) => {
+                Types::Classic(Box::new(ClassicTypes::resolve(&dir, types.map(|t| t.offsets))))
+            }
             _ => {
                 let why_not = limits.first().cloned().unwrap_or_else(|| "not asked for".into());
                 let hook = Hook {
