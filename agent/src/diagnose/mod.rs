@@ -4,6 +4,7 @@ mod client;
 mod destination;
 mod engine;
 mod group;
+mod hang;
 mod reset;
 mod rule;
 mod rules;

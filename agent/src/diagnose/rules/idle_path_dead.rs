@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::diagnose::client::{SYSCTL_KEEPALIVE, SYSCTL_RETRIES};
+use crate::diagnose::hang::{self, Together, describe, ending};
 use crate::diagnose::rule::{Body, Case, Look, Rule, Tell, known_bytes};
 use crate::diagnose::stuck::{Kind, Stuck};
 use crate::diagnose::text::{count, span};
@@ -19,11 +20,11 @@ impl Rule for IdlePathDead {
     type Fact = Stuck;
 
     fn look(&self, cx: &Look<'_>, _s: &Socket) -> Option<Stuck> {
-        cx.stuck.filter(|x| x.kind == Kind::IdlePath).cloned()
+        hang::of_kind(cx, Kind::IdlePath)
     }
 
     fn due(&self, cx: &Look<'_>, _s: &Socket) -> Option<Mono> {
-        cx.stuck?.gave_up_at.map(|t| t.plus(crate::diagnose::stuck::AFTERGLOW))
+        hang::due(cx)
     }
 
     fn clocked(&self) -> bool {
@@ -32,15 +33,10 @@ impl Rule for IdlePathDead {
 
     fn tell(&self, cx: &Tell<'_>, cases: &[Case<Stuck>]) -> Option<Body> {
         let now = cx.now;
-        let live: Vec<&Case<Stuck>> = cases.iter().filter(|c| c.fact.gave_up_at.is_none()).collect();
+        let all = Together::of(now, cases)?;
         let gap = cases.iter().filter_map(|c| c.fact.idle_before).min()?;
-        let since = cases.iter().map(|c| c.fact.since).min()?;
-        let retransmits: u32 = cases.iter().map(|c| c.fact.retransmits).sum();
-        let backoff = cases.iter().filter_map(|c| c.fact.backoff).max();
-        let bytes = cases.iter().map(|c| c.fact.bytes).sum::<Option<u64>>();
-        let first = live.iter().filter_map(|c| c.fact.gives_up_at).min().map(|t| t.since(now));
         let stall = cases.iter().map(|c| c.fact.stall()).sum::<Option<Duration>>();
-        let others = cx.dest.alive_after(since);
+        let others = cx.dest.alive_after(all.since);
         let long = gap >= cx.t.long_idle_gap;
         let confidence = match (long, others) {
             (true, true) => Confidence::Certain,
@@ -49,7 +45,7 @@ impl Rule for IdlePathDead {
             (false, false) => Confidence::Possible,
         };
 
-        let hang = match (live.len(), cases.len()) {
+        let hang = match (all.live, cases.len()) {
             (0, n) => format!("{} to {} hung until the kernel gave up", count(n, "connection"), cx.destination),
             (1, _) => format!("A connection to {} hangs", cx.destination),
             (n, _) => format!("{n} connections to {} hang", cx.destination),
@@ -58,14 +54,14 @@ impl Rule for IdlePathDead {
             "{hang}: the path forgot {} after at most {} of idleness; {}",
             if cases.len() == 1 { "it" } else { "them" },
             span(gap),
-            count(retransmits as usize, "retransmit"),
+            count(all.retransmits as usize, "retransmit"),
         );
-        if let Some(b) = backoff {
+        if let Some(b) = all.backoff {
             summary.push_str(&format!(", backoff {b}"));
         }
-        summary.push_str(&known_bytes(bytes, "stuck"));
-        if let Some(first) = first {
-            summary.push_str(&match live.len() {
+        summary.push_str(&known_bytes(all.bytes, "stuck"));
+        if let Some(first) = all.gives_up_in {
+            summary.push_str(&match all.live {
                 1 => format!("; gives up in {}", span(first)),
                 _ => format!("; the first gives up in {}", span(first)),
             });
@@ -76,7 +72,6 @@ impl Rule for IdlePathDead {
         summary.push('.');
 
         let mut body = Body::new(confidence, summary);
-        body.gives_up_in_s = first.map(|d| d.as_secs_f64());
         for case in cases.iter().take(DESCRIBED) {
             describe(&mut body, now, case);
         }
@@ -97,7 +92,7 @@ impl Rule for IdlePathDead {
         body.rival("The server host lost the connection (restart) without answering: then a RST would have come, unless a firewall drops it.");
 
         let n = cases.len();
-        body.advise(if live.is_empty() {
+        body.advise(if all.live == 0 {
             "These connections are gone already; what follows keeps the next ones alive.".to_owned()
         } else {
             format!(
@@ -114,70 +109,15 @@ impl Rule for IdlePathDead {
         body.advise(SYSCTL_RETRIES);
 
         body.seconds("idle_s", gap);
-        body.number("retransmits", f64::from(retransmits));
-        if let Some(b) = backoff {
-            body.number("backoff", f64::from(b));
-        }
-        if let Some(b) = bytes {
-            body.number("stuck_bytes", b as f64);
-        }
-        if let Some(d) = first {
-            body.seconds("gives_up_in_s", d);
-        }
+        all.number(&mut body);
         if let Some(d) = stall {
             body.seconds("stall_s", d);
         }
-        body.number("gave_up", (n - live.len()) as f64);
+        body.number("gave_up", (n - all.live) as f64);
         Some(body)
     }
 
     fn outcome(&self, now: Mono, fact: &Stuck, s: Option<&Socket>) -> String {
         ending(now, fact, s)
-    }
-}
-
-/// Silence before a send that is worth a word.
-const NOTABLE_SILENCE: Duration = Duration::from_secs(1);
-
-/// What is known of one stuck socket, as evidence.
-pub fn describe(body: &mut Body, now: Mono, case: &Case<Stuck>) {
-    let f = &case.fact;
-    if let Some(idle) = f.idle_before.filter(|i| *i >= NOTABLE_SILENCE) {
-        body.fact(f.since.minus(idle), format!("{}: last heard of the peer", case.name()));
-        body.fact(f.since, format!("{}: data sent after {} of silence", case.name(), span(idle)));
-    } else {
-        body.fact(f.since, format!("{}: data sent", case.name()));
-    }
-    let mut text = format!("{}: {} since, no ACK", case.name(), count(f.retransmits as usize, "retransmit"));
-    if let Some(b) = f.backoff {
-        text.push_str(&format!(", backoff {b}"));
-    }
-    text.push_str(&known_bytes(f.bytes, "unacknowledged"));
-    match (f.gave_up_at, f.gives_up_at) {
-        (Some(t), _) => text.push_str(&format!("; the kernel gave up after {}", span(t.since(f.since)))),
-        (None, Some(t)) => text.push_str(&format!("; gives up in {}", span(t.since(now)))),
-        (None, None) => {}
-    }
-    match f.keepalive {
-        Some(k) if k.enabled => text.push_str(&format!("; keepalive on, first probe after {} s", k.idle_s)),
-        Some(_) => text.push_str("; keepalive off"),
-        None => {}
-    }
-    body.fact(f.gave_up_at.unwrap_or(now), text);
-}
-
-/// How a hang ended.
-pub fn ending(now: Mono, fact: &Stuck, s: Option<&Socket>) -> String {
-    let hung = span(now.since(fact.since));
-    match s {
-        Some(s) if s.activity.closed_by_agent.is_some() => format!("destroyed by agent after hanging {hung}"),
-        Some(s) if s.activity.app_closed_at.is_some() => format!("the application closed it after hanging {hung}"),
-        Some(s) if s.last_reset_at.is_some() => format!("ended by a RST after hanging {hung}"),
-        Some(s) if s.is_closed() => match fact.gave_up_at {
-            Some(t) => format!("the kernel had given up after {}", span(t.since(fact.since))),
-            None => format!("the socket was closed after hanging {hung}"),
-        },
-        Some(_) => format!("the peer answers again, after {hung}"),
-        None => format!("the socket is gone, after hanging {hung}"),
     }
 }

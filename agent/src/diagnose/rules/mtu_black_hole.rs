@@ -1,8 +1,8 @@
 //! `mtu-black-hole`: only full-size segments are lost, again and again, while smaller ones get through.
 
+use crate::diagnose::hang::{self, Together, describe, ending};
 use crate::diagnose::rule::{Body, Case, Look, Rule, Tell};
-use crate::diagnose::rules::idle_path_dead::{describe, ending};
-use crate::diagnose::stuck::{AFTERGLOW, Kind, Stuck};
+use crate::diagnose::stuck::{Kind, Stuck};
 use crate::diagnose::text::{bytes, count, span};
 use crate::model::{Code, Confidence, Mono};
 use crate::state::Socket;
@@ -15,11 +15,11 @@ impl Rule for MtuBlackHole {
     type Fact = Stuck;
 
     fn look(&self, cx: &Look<'_>, _s: &Socket) -> Option<Stuck> {
-        cx.stuck.filter(|x| x.kind == Kind::Mtu).cloned()
+        hang::of_kind(cx, Kind::Mtu)
     }
 
     fn due(&self, cx: &Look<'_>, _s: &Socket) -> Option<Mono> {
-        cx.stuck?.gave_up_at.map(|t| t.plus(AFTERGLOW))
+        hang::due(cx)
     }
 
     fn clocked(&self) -> bool {
@@ -27,29 +27,22 @@ impl Rule for MtuBlackHole {
     }
 
     fn tell(&self, cx: &Tell<'_>, cases: &[Case<Stuck>]) -> Option<Body> {
-        let since = cases.iter().map(|c| c.fact.since).min()?;
+        let all = Together::of(cx.now, cases)?;
         let full: u32 = cases.iter().map(|c| c.fact.full_retransmits).sum();
         let mss = cases.iter().filter_map(|c| c.fact.mss).max()?;
         let beside = cases.iter().any(|c| c.fact.acked_beside);
-        let others = cx.dest.alive_after(since);
-        let first = cases
-            .iter()
-            .filter(|c| c.fact.gave_up_at.is_none())
-            .filter_map(|c| c.fact.gives_up_at)
-            .min()
-            .map(|t| t.since(cx.now));
+        let others = cx.dest.alive_after(all.since);
         let confidence = if beside || others || cases.len() > 1 { Confidence::Likely } else { Confidence::Possible };
         let mut summary = format!(
             "Large packets to {} vanish: {}, every one of a full {mss}-byte segment, while smaller segments were acknowledged",
             cx.destination,
             count(full as usize, "retransmit"),
         );
-        if let Some(first) = first {
+        if let Some(first) = all.gives_up_in {
             summary.push_str(&format!("; gives up in {}", span(first)));
         }
         summary.push('.');
         let mut body = Body::new(confidence, summary);
-        body.gives_up_in_s = first.map(|d| d.as_secs_f64());
         for case in cases.iter().take(4) {
             describe(&mut body, cx.now, case);
             if let Some(acked) = case.fact.bytes_acked {
@@ -78,10 +71,9 @@ impl Rule for MtuBlackHole {
         body.advise("Have ICMP «fragmentation needed» / ICMPv6 «packet too big» let through on the path: without them path MTU discovery is blind.");
         body.advise("Keepalive and pool settings do not help: small packets pass.");
         body.number("mss_bytes", f64::from(mss));
+        all.number(&mut body);
+        // Only the full-size ones make this cause.
         body.number("retransmits", f64::from(full));
-        if let Some(d) = first {
-            body.seconds("gives_up_in_s", d);
-        }
         Some(body)
     }
 

@@ -1,9 +1,9 @@
 //! `path-outage`: connections that were in use stopped getting ACKs: the path to the destination is down.
 
 use crate::diagnose::client::SYSCTL_RETRIES;
+use crate::diagnose::hang::{self, Together, describe, ending};
 use crate::diagnose::rule::{Body, Case, Look, Rule, Tell, known_bytes};
-use crate::diagnose::rules::idle_path_dead::{describe, ending};
-use crate::diagnose::stuck::{AFTERGLOW, Kind, Stuck};
+use crate::diagnose::stuck::{Kind, Stuck};
 use crate::diagnose::text::{count, span};
 use crate::model::{Code, Confidence, Mono};
 use crate::state::Socket;
@@ -18,11 +18,11 @@ impl Rule for PathOutage {
     type Fact = Stuck;
 
     fn look(&self, cx: &Look<'_>, _s: &Socket) -> Option<Stuck> {
-        cx.stuck.filter(|x| x.kind == Kind::Outage).cloned()
+        hang::of_kind(cx, Kind::Outage)
     }
 
     fn due(&self, cx: &Look<'_>, _s: &Socket) -> Option<Mono> {
-        cx.stuck?.gave_up_at.map(|t| t.plus(AFTERGLOW))
+        hang::due(cx)
     }
 
     fn clocked(&self) -> bool {
@@ -30,18 +30,9 @@ impl Rule for PathOutage {
     }
 
     fn tell(&self, cx: &Tell<'_>, cases: &[Case<Stuck>]) -> Option<Body> {
-        let since = cases.iter().map(|c| c.fact.since).min()?;
-        let retransmits: u32 = cases.iter().map(|c| c.fact.retransmits).sum();
+        let all = Together::of(cx.now, cases)?;
         let worst = cases.iter().map(|c| c.fact.rtos).max()?;
-        let backoff = cases.iter().filter_map(|c| c.fact.backoff).max();
-        let bytes = cases.iter().map(|c| c.fact.bytes).sum::<Option<u64>>();
-        let first = cases
-            .iter()
-            .filter(|c| c.fact.gave_up_at.is_none())
-            .filter_map(|c| c.fact.gives_up_at)
-            .min()
-            .map(|t| t.since(cx.now));
-        let others = cx.dest.alive_after(since);
+        let others = cx.dest.alive_after(all.since);
         let confidence = match (others, cases.len()) {
             (true, _) => Confidence::Possible,
             (false, 1) if worst < 3 => Confidence::Possible,
@@ -57,20 +48,19 @@ impl Rule for PathOutage {
         };
         let mut summary = format!(
             "{what} since {} ago: {} in use, {}, no ACK",
-            span(cx.now.since(since)),
+            span(cx.now.since(all.since)),
             count(cases.len(), "connection"),
-            count(retransmits as usize, "retransmit"),
+            count(all.retransmits as usize, "retransmit"),
         );
-        if let Some(b) = backoff {
+        if let Some(b) = all.backoff {
             summary.push_str(&format!(", backoff {b}"));
         }
-        summary.push_str(&known_bytes(bytes, "stuck"));
-        if let Some(first) = first {
+        summary.push_str(&known_bytes(all.bytes, "stuck"));
+        if let Some(first) = all.gives_up_in {
             summary.push_str(&format!("; gives up in {}", span(first)));
         }
         summary.push('.');
         let mut body = Body::new(confidence, summary);
-        body.gives_up_in_s = first.map(|d| d.as_secs_f64());
         for case in cases.iter().take(DESCRIBED) {
             describe(&mut body, cx.now, case);
         }
@@ -87,17 +77,8 @@ impl Rule for PathOutage {
         body.advise("When the path comes back the connections go on by themselves at their next retransmit, which may be up to two minutes later; `agent close` ends them now, so that the client retries at once.");
         body.advise("Keepalive does not help here: it only watches idle connections. TCP_USER_TIMEOUT bounds how long sent data may stay unacknowledged.");
         body.advise(SYSCTL_RETRIES);
-        body.seconds("down_s", cx.now.since(since));
-        body.number("retransmits", f64::from(retransmits));
-        if let Some(b) = backoff {
-            body.number("backoff", f64::from(b));
-        }
-        if let Some(b) = bytes {
-            body.number("stuck_bytes", b as f64);
-        }
-        if let Some(d) = first {
-            body.seconds("gives_up_in_s", d);
-        }
+        body.seconds("down_s", cx.now.since(all.since));
+        all.number(&mut body);
         Some(body)
     }
 

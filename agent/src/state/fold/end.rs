@@ -1,0 +1,80 @@
+//! A reset, and what the agent itself did to the socket.
+
+use super::heard::detail;
+use super::lifecycle::better;
+use crate::model::{
+    ActionKind, ActionRecord, ActionResult, Keepalive, Mono, Reset, ResetDirection, ResetOrigin, SetBy,
+};
+use crate::state::socket::{HistoryKind, Socket};
+
+pub(in crate::state) fn reset(s: &mut Socket, at: Mono, r: &Reset) {
+    s.flow = better(r.flow, s.flow);
+    s.netns = r.netns.or(s.netns);
+    detail(s, at, &r.detail);
+    let (arrow, who) = match r.direction {
+        ResetDirection::Received => {
+            s.counters.resets_received += 1;
+            ("← RST received", r.origin)
+        }
+        ResetDirection::Sent => {
+            s.counters.resets_sent += 1;
+            ("→ RST sent", ResetOrigin::Local)
+        }
+    };
+    let origin = match who {
+        ResetOrigin::Peer => " from the peer",
+        ResetOrigin::Middlebox => " from a middlebox",
+        ResetOrigin::Local => " by this host",
+        ResetOrigin::Unknown => "",
+    };
+    let mut text = format!("{arrow}{origin}");
+    if let Some(reason) = &r.kernel_reason {
+        text.push_str(&format!(" ({reason})"));
+    }
+    let mut reset = r.clone();
+    // The classic tracepoints do not tell the state; it changes only after a received RST.
+    reset.state = r.state.or(s.state);
+    if s.last_reset_at.is_none() || r.direction == ResetDirection::Received {
+        s.last_reset = Some(reset);
+        s.last_reset_at = Some(at);
+    }
+    s.note(at, HistoryKind::Reset, text);
+}
+
+pub(in crate::state) fn action(s: &mut Socket, at: Mono, a: &ActionRecord) {
+    let what = match a.action {
+        ActionKind::Keepalive => "keepalive",
+        ActionKind::UserTimeout => "user timeout",
+        ActionKind::Close => "close",
+        ActionKind::Undo => "undo",
+    };
+    let result = match a.result {
+        ActionResult::Applied => "applied",
+        ActionResult::Unchanged => "unchanged",
+        ActionResult::Failed => "failed",
+        ActionResult::WouldApply => "would apply",
+    };
+    let mut text = format!("{what} {result}");
+    if let (ActionResult::Applied, Some(o)) = (a.result, a.after) {
+        text.push_str(&format!(": {}s/{}s/{}", o.idle_s, o.interval_s, o.count));
+        if o.user_timeout_ms > 0 {
+            text.push_str(&format!(", user timeout {} ms", o.user_timeout_ms));
+        }
+        s.activity.keepalive_changed_at = Some(at);
+        s.keepalive = Some(Keepalive {
+            enabled: o.enabled,
+            idle_s: o.idle_s,
+            interval_s: o.interval_s,
+            count: o.count,
+            user_timeout_ms: o.user_timeout_ms,
+            set_by: o.enabled.then_some(if a.action == ActionKind::Undo { SetBy::Application } else { SetBy::Agent }),
+        });
+    }
+    if a.action == ActionKind::Close && a.result == ActionResult::Applied {
+        s.activity.closed_by_agent = Some(at);
+    }
+    if let Some(why) = a.error.as_ref().or(a.note.as_ref()) {
+        text.push_str(&format!(" ({why})"));
+    }
+    s.note(at, HistoryKind::Action, text);
+}

@@ -1,0 +1,108 @@
+//! A retransmit: what has been unanswered since when, and how it was found missing.
+
+use std::time::Duration;
+
+use super::heard::{JIFFIES_SLACK, detail};
+use super::lifecycle::better;
+use super::text::{bytes, span};
+use crate::model::{Mono, Retransmit, RetransmitKind, TcpDetail};
+use crate::state::socket::{HistoryKind, Socket};
+
+/// The kernel's TCP_RTO_MIN.
+const MIN_RTO: Duration = Duration::from_millis(200);
+
+/// Part of the MSS from which a segment counts as full: options may take some bytes of it.
+const FULL_SEGMENT: f64 = 0.95;
+
+/// When the tail-loss probe fires after the send: two round trips, and the minimum RTO more for a lone segment,
+/// whose ACK the peer may delay; never later than the RTO would (kernel `tcp_schedule_loss_probe`).
+fn tail_loss_timer(d: &TcpDetail) -> Option<Duration> {
+    let mut timer = d.rtt? * 2;
+    if d.unacked_segments == Some(1) {
+        timer += Duration::from_millis(200);
+    }
+    Some(d.rto.map_or(timer, |rto| timer.min(rto)))
+}
+
+pub(in crate::state) fn retransmit(s: &mut Socket, at: Mono, r: &Retransmit) {
+    s.flow = better(r.flow, s.flow);
+    s.netns = r.netns.or(s.netns);
+    if s.state.is_none() {
+        s.state = r.state;
+    }
+    detail(s, at, &r.detail);
+    let segments = u64::from(r.segments);
+    s.counters.retransmits += segments;
+    match r.how {
+        RetransmitKind::Rto => s.counters.rto += segments,
+        RetransmitKind::Fast => s.counters.fast += segments,
+        RetransmitKind::Tlp => s.counters.tlp += segments,
+        RetransmitKind::Syn | RetransmitKind::Synack => s.counters.syn += segments,
+        RetransmitKind::Unknown => {}
+    }
+    s.roll_spark(at);
+    s.spark[7] = s.spark[7].saturating_add(r.segments.min(u32::from(u16::MAX)) as u16);
+    let a = &mut s.activity;
+    if r.how == RetransmitKind::Syn {
+        a.syn_retransmits += 1;
+    }
+    if a.unanswered_since.is_none() {
+        // The first retransmit of a silence: what is missing was sent one timer ago.
+        let timer = match r.how {
+            RetransmitKind::Tlp => tail_loss_timer(&r.detail),
+            // A fast retransmit answers an ACK; the timer has not run out.
+            RetransmitKind::Fast => r.detail.rtt,
+            _ => r.detail.rto.or(s.tcp.rto),
+        };
+        let by_timer = at.minus(timer.unwrap_or_default());
+        // A sample between the send and this retransmit has seen the send itself.
+        let sent = match (a.last_sent, a.last_heard) {
+            (Some(w), Some(h)) if w > h => w.min(by_timer).max(h),
+            // What is in flight may be older than the last ACK; the silence is not.
+            (_, h) => by_timer.max(h.unwrap_or_default()),
+        };
+        a.unanswered_since = Some(sent);
+        a.idle_before = a.last_heard.map(|t| sent.since(t));
+        let idle = a.idle_before.filter(|i| *i >= Duration::from_secs(2));
+        // A sample that saw the send has told it already.
+        let told = s.history.iter().any(|h| h.kind == HistoryKind::Sent && h.at.plus(JIFFIES_SLACK) >= sent);
+        if let (Some(idle), false) = (idle, told) {
+            let what = r.detail.unacked_bytes.filter(|n| *n > 0).map_or_else(|| "data".into(), bytes);
+            s.note(sent, HistoryKind::Sent, format!("{what} sent after {} idle", span(idle)));
+        }
+    }
+    let a = &mut s.activity;
+    if let (Some(size), Some(mss)) = (r.detail.segment_bytes, r.detail.send_mss)
+        && mss > 0
+        && r.how != RetransmitKind::Tlp
+    {
+        if f64::from(size) >= f64::from(mss) * FULL_SEGMENT {
+            a.full_retransmits += 1;
+        } else {
+            a.small_retransmits += 1;
+        }
+    }
+    a.retransmits_since_heard += r.segments;
+    let mut text = match r.how {
+        RetransmitKind::Rto => {
+            // After a timeout the kernel sends everything again as ACKs come in: only what comes a timer later is
+            // another timeout.
+            let timer = r.detail.rto.unwrap_or(MIN_RTO) / 2;
+            if a.last_rto.is_none_or(|last| at.since(last) >= timer) {
+                a.rto_since_heard += 1;
+                a.last_rto = Some(at);
+            }
+            format!("RTO {}", a.rto_since_heard)
+        }
+        RetransmitKind::Fast => "fast retransmit".into(),
+        RetransmitKind::Tlp => "tail-loss probe".into(),
+        RetransmitKind::Syn => format!("SYN again ({})", a.syn_retransmits),
+        RetransmitKind::Synack => "SYN-ACK again".into(),
+        RetransmitKind::Unknown => "retransmit".into(),
+    };
+    if let Some(b) = r.detail.backoff.filter(|b| *b > 0) {
+        text.push_str(&format!(", backoff {b}"));
+    }
+    s.gives_up_at = r.gives_up_in.map(|d| at.plus(d));
+    s.note(at, HistoryKind::Retransmit, text);
+}
