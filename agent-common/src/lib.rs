@@ -246,6 +246,8 @@ pub mod guard_target {
     pub const PIDS: u32 = 2;
     /// Processes whose name is in the map `GUARD_COMMS`.
     pub const COMMS: u32 = 4;
+    /// With [`COMMS`]: what such a process forks goes into `PIDS`, whatever it is called later.
+    pub const CHILDREN: u32 = 8;
 }
 
 /// What the guard did to one socket, before its SYN: a record of the ring `GUARDED`.

@@ -24,6 +24,20 @@ pub static GUARD_COMMS: HashMap<[u8; 16], u32> = HashMap::with_max_entries(64, 0
 #[map]
 pub static GUARDED: RingBuf = RingBuf::with_byte_size(4096, 0);
 
+/// Whether this object was loaded for a guard, which reads [`GUARDED`] only: records for others would fill a ring that
+/// nobody empties, and count as lost.
+#[inline(always)]
+pub fn on() -> bool {
+    GUARD.get(0).is_some_and(|g| g.target != 0)
+}
+
+/// 1 if the current process is guarded by its name and its children shall be too.
+#[inline(always)]
+pub fn named_with_children() -> u32 {
+    let wanted = GUARD.get(0).is_some_and(|g| g.target & guard_target::CHILDREN != 0);
+    u32::from(wanted && bpf_get_current_comm().is_ok_and(|comm| GUARD_COMMS.get_ptr(comm).is_some()))
+}
+
 /// Always: let the connect go on.
 const PROCEED: i32 = 1;
 

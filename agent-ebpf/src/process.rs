@@ -9,18 +9,25 @@ use aya_ebpf::programs::{BtfTracePointContext, TracePointContext};
 use crate::count::total;
 use crate::emit::{self, Head};
 use crate::filter::{current_tgid, target};
+use crate::guard;
 use crate::maps::PIDS;
 use crate::read::{at, field, offset, setting};
 
 /// A child of a `--tree` target becomes one.
 #[inline(always)]
 fn forked(parent: u32, child: u32) {
-    let Some(tree) = target(parent) else { return };
+    let tree = match target(parent) {
+        Some(tree) => tree,
+        None => guard::named_with_children(),
+    };
     if tree == 0 || parent == child {
         return;
     }
     if PIDS.insert(child, tree, 0).is_err() {
         total(agent_common::totals::TABLE_FULL, 1);
+    }
+    if guard::on() {
+        return;
     }
     total(u32::from(kind::FORK), 1);
     let mut head = Head::new(kind::FORK, core::ptr::null());
@@ -36,6 +43,9 @@ fn exited(tgid: u32) {
         return;
     }
     let _ = PIDS.remove(tgid);
+    if guard::on() {
+        return;
+    }
     total(u32::from(kind::EXIT), 1);
     let mut head = Head::new(kind::EXIT, core::ptr::null());
     head.pid = tgid;

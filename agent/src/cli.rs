@@ -202,12 +202,13 @@ pub struct KeepaliveValues {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum MethodChoice {
-    /// pidfd_getfd and setsockopt
+    /// pidfd_getfd and setsockopt; MPTCP too (but for its user timeout)
     #[default]
     Pidfd,
-    /// The BPF TCP iterator: thousands of sockets in one pass
+    /// The BPF TCP iterator: thousands of sockets in one pass; no MPTCP
     Bpf,
-    /// Inject the system calls into the target; only for kernels without pidfd_getfd
+    /// Inject the system calls into the target; only for kernels without pidfd_getfd; no MPTCP, no 32-bit,
+    /// seccomp-filtered or traced process
     Ptrace,
 }
 
@@ -232,6 +233,7 @@ pub struct KeepaliveArgs {
     pub json: bool,
 }
 
+/// Several targets are meant together; with --cgroup, --pid and --comm mean only those processes that are in it.
 #[derive(Debug, Args)]
 pub struct GuardArgs {
     #[command(flatten)]

@@ -6,13 +6,14 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::expect::{matches, nearest};
 use crate::lab::Ns;
-use crate::wait::{Lines, PATIENCE};
+use crate::wait::{Lines, PATIENCE, until};
 
 /// A program of this build: `variable` names another one, else it lies beside the test's own file.
 pub fn binary(name: &str, variable: &str) -> PathBuf {
@@ -60,7 +61,8 @@ pub struct Builder<'a> {
 pub struct Agent {
     child: Child,
     lines: Lines,
-    stderr: Option<std::thread::JoinHandle<String>>,
+    stderr: Arc<Mutex<Vec<u8>>>,
+    stderr_reader: Option<std::thread::JoinHandle<()>>,
     /// The start, or the signal that was to end it.
     since: Instant,
     _state: tempfile::TempDir,
@@ -284,15 +286,18 @@ pub fn small_tmpfs(bytes: u64) -> io::Result<OwnedFd> {
 
 impl Agent {
     fn around(mut child: Child, lines: Lines, state: tempfile::TempDir) -> Self {
-        let stderr = child.stderr.take().map(|mut pipe| {
+        let stderr = Arc::new(Mutex::new(Vec::new()));
+        let stderr_reader = child.stderr.take().map(|mut pipe| {
+            let text = Arc::clone(&stderr);
             std::thread::spawn(move || {
-                let mut text = Vec::new();
+                let mut part = [0; 4096];
                 // What came before an error is what there is to show.
-                let _ = pipe.read_to_end(&mut text);
-                String::from_utf8_lossy(&text).into_owned()
+                while let Ok(n @ 1..) = pipe.read(&mut part) {
+                    text.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&part[..n]);
+                }
             })
         });
-        Self { child, lines, stderr, since: Instant::now(), _state: state }
+        Self { child, lines, stderr, stderr_reader, since: Instant::now(), _state: state }
     }
 
     pub fn pid(&self) -> u32 {
@@ -314,6 +319,16 @@ impl Agent {
             let p = self.lines.lock();
             panic!("the agent did not print {n} such lines within {PATIENCE:?}: {}", nearest(expected, &p.lines))
         })
+    }
+
+    /// What it has said on stderr so far.
+    pub fn stderr(&self) -> String {
+        String::from_utf8_lossy(&self.stderr.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+    }
+
+    /// Waits until its stderr has `text`.
+    pub fn expect_stderr(&self, text: &str) {
+        until(&format!("{text:?} on stderr"), || self.stderr().contains(text));
     }
 
     /// What it has printed so far.
@@ -362,7 +377,10 @@ impl Agent {
         };
         let took = self.since.elapsed();
         self.lines.wait(PATIENCE, |p| p.ended.then_some(()));
-        let stderr = self.stderr.take().and_then(|t| t.join().ok()).unwrap_or_default();
+        if let Some(reader) = self.stderr_reader.take() {
+            let _ = reader.join();
+        }
+        let stderr = self.stderr();
         let mut p = self.lines.lock();
         Some(Run {
             lines: std::mem::take(&mut p.lines),

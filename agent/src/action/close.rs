@@ -73,8 +73,21 @@ impl Visit for Collector<'_> {
 
     fn connection(&mut self, fd: i32, dup: BorrowedFd<'_>, tcp: Tcp) {
         // The destination is looked at later: a connecting socket tells its address only through sock_diag.
-        if !self.intent.selection.wants(tcp.id) {
+        let elsewhere = tcp.mptcp && !self.intent.selection.wants_remote(tcp.remote);
+        if !self.intent.selection.wants(tcp.id) || elsewhere {
             self.out.skipped.filtered += 1;
+            return;
+        }
+        if tcp.mptcp {
+            let why = "MPTCP socket: sock_diag can destroy its subflows only, of which the application would not hear; \
+                       `agent keepalive` ends it when its peer is gone";
+            self.out.records.push(ActionRecord {
+                socket: Some(tcp.id),
+                pid: Some(self.pid),
+                fd: Some(fd),
+                remote: tcp.remote.map(|r| r.to_string()),
+                ..failed(ActionKind::Close, Method::SockDiag, why.into())
+            });
             return;
         }
         // Without the right to ask, destroying will fail as well, with the better message.

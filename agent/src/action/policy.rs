@@ -18,13 +18,10 @@ pub fn refuse(intent: &Intent) -> Option<String> {
         What::Close if s.sockets.is_none() && s.destinations.is_empty() => {
             Some("will not destroy every socket of a process; say which with --dst".into())
         }
-        What::Set(_) if intent.method == Method::Ptrace && !cfg!(target_arch = "x86_64") => {
+        What::Set(_) | What::Undo if intent.method == Method::Ptrace && !cfg!(target_arch = "x86_64") => {
             Some("the ptrace method is there for x86-64 only; use --method pidfd".into())
         }
         What::Set(w) => refuse_values(w),
-        What::Undo if intent.method == Method::Ptrace => {
-            Some("undo works through pidfd or bpf; the ptrace method cannot tell whose values a socket has".into())
-        }
         _ => None,
     }
 }

@@ -1,10 +1,11 @@
 //! `agent guard`: keepalive on sockets that are open and on every new one, until stopped.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,9 +14,9 @@ use super::select::{self, Selected};
 use super::{keepalive, outcome};
 use crate::action::options::values_text;
 use crate::action::{self, Intent, Ledger, What, guard};
-use crate::attribute::{TargetSpec, names};
+use crate::attribute::{TargetSpec, names, targets};
 use crate::cli::GuardArgs;
-use crate::config::{self, UsageError};
+use crate::config;
 use crate::model::{ActionRecord, ActionResult, Method, Mono, WallClock};
 use crate::source::ebpf::guard::{Guard, Spec};
 use crate::view::text::{duration, plural, safe};
@@ -32,14 +33,20 @@ pub fn run(args: GuardArgs) -> Result<u8> {
 async fn watch(args: GuardArgs) -> Result<u8> {
     let targets = config::targets(args.target, true)?;
     let destinations = config::destinations(&args.destination)?;
-    if targets.cgroup.is_some() && !(targets.pids.is_empty() && targets.comms.is_empty()) {
-        bail!(UsageError("guard takes --cgroup, or --pid and --comm; not both".into()));
-    }
     let wanted = keepalive::wanted(args.values);
     let on = |kind| signal(kind).context("cannot listen for signals");
     let (mut int, mut term, mut hup) =
         (on(SignalKind::interrupt())?, on(SignalKind::terminate())?, on(SignalKind::hangup())?);
-    let Selected { selection, mut names, cgroup } = select::select(&targets, destinations).await?;
+    let Selected { mut selection, mut names, cgroup } = select::select(&targets, destinations).await?;
+    // Numbers and names are meant within the cgroup: the programs are attached there, which is half of it.
+    let every = targets.all || (cgroup.is_some() && targets.pids.is_empty() && targets.comms.is_empty());
+    let meant = if every { BTreeSet::new() } else { targets::discover(&targets, None, &BTreeSet::new()) };
+    if let Some(dir) = cgroup.as_deref().filter(|_| !every) {
+        selection.pids = targets::discover(&TargetSpec::default(), Some(dir), &BTreeSet::new())
+            .intersection(&meant)
+            .copied()
+            .collect();
+    }
 
     // First the new ones, then those that are open: none slips through between.
     let spec = Spec {
@@ -47,8 +54,8 @@ async fn watch(args: GuardArgs) -> Result<u8> {
         interval_s: args.values.interval,
         count: args.values.count,
         user_timeout_ms: wanted.user_timeout_ms.unwrap_or(0),
-        all: targets.all || cgroup.is_some(),
-        pids: if targets.all || cgroup.is_some() { Vec::new() } else { named(&targets, &selection.pids) },
+        all: every,
+        pids: named(&targets, &meant),
         tree: targets.tree,
         comms: targets.comms.clone(),
         cgroup,
@@ -114,9 +121,9 @@ async fn watch(args: GuardArgs) -> Result<u8> {
 }
 
 /// The processes that the kernel shall know by number: those given, with their present children.
-fn named(targets: &TargetSpec, found: &[u32]) -> Vec<u32> {
+fn named(targets: &TargetSpec, found: &BTreeSet<u32>) -> Vec<u32> {
     // Those found by name alone are recognised by name, with the later ones.
-    if targets.pids.is_empty() && !targets.tree { Vec::new() } else { found.to_vec() }
+    if targets.pids.is_empty() && !targets.tree { Vec::new() } else { found.iter().copied().collect() }
 }
 
 async fn sleep_until(deadline: Option<tokio::time::Instant>) {
@@ -229,17 +236,17 @@ impl Report {
     }
 
     fn ready(&mut self, existing: &action::Outcome, spec: &Spec) -> Result<()> {
-        let whose = match (spec.all, &spec.cgroup) {
-            (_, Some(dir)) => format!("processes in {}", dir.display()),
-            (true, None) => "all processes".into(),
-            (false, None) => {
-                let mut parts = Vec::new();
-                if !spec.pids.is_empty() {
-                    parts.push(super::processes(&spec.pids) + if spec.tree { " and their children" } else { "" });
-                }
-                parts.extend(spec.comms.iter().map(|c| format!("processes named {}", safe(c))));
-                parts.join(", ")
+        let inside = spec.cgroup.as_ref().map_or(String::new(), |dir| format!(" in {}", dir.display()));
+        let whose = if spec.all {
+            if inside.is_empty() { "all processes".into() } else { "processes".into() }
+        } else {
+            let children = if spec.tree { " and their children" } else { "" };
+            let mut parts = Vec::new();
+            if !spec.pids.is_empty() {
+                parts.push(super::processes(&spec.pids) + children);
             }
+            parts.extend(spec.comms.iter().map(|c| format!("processes named {}{children}", safe(c))));
+            parts.join(", ")
         };
         for line in outcome::summary(existing) {
             eprintln!("{line}");
@@ -247,7 +254,7 @@ impl Report {
         for note in self.notes.drain(..) {
             eprintln!("{note}");
         }
-        eprintln!("guarding new connections of {whose}; stop with Ctrl-C");
+        eprintln!("guarding new connections of {whose}{inside}; stop with Ctrl-C");
         io::stderr().flush().context("cannot write")
     }
 

@@ -1,6 +1,7 @@
 //! Actions beyond the single socket: the guard, thousands at once, few rights, and a process that is only traced.
 
 use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use agent_tests::lab::Lab;
@@ -12,6 +13,33 @@ use crate::clients::start;
 use crate::scene::{PORT, Scene};
 
 const OTHER_PORT: u16 = PORT + 1;
+
+/// A cgroup of this test; what is left in it goes back to the root with its end.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn new() -> Self {
+        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        let mount = mounts.lines().find(|l| l.split(' ').nth(2) == Some("cgroup2")).expect("cgroup2 is mounted");
+        let dir = Path::new(mount.split(' ').nth(1).unwrap()).join(format!("agt-{}", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
+        Self(dir)
+    }
+
+    fn take(&self, pid: u32) {
+        std::fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let left = std::fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default();
+        for pid in left.lines() {
+            let _ = std::fs::write(self.0.parent().unwrap().join("cgroup.procs"), pid);
+        }
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
 
 fn options(owner: &Workload, c: &Conn) -> Value {
     owner.call(&format!("options {}", c.id))
@@ -75,6 +103,61 @@ fn the_guard_sees_every_new_connection() {
 fn child_ends(s: &Scene, child: u64) {
     // Its end closes the pipe; the answer is that.
     s.client.call(&format!("child {child} exit 0"));
+}
+
+/// A guard by name with `--tree` sees what a later process of that name starts, whatever the children are called.
+#[test]
+fn the_guard_follows_the_children_of_a_name() {
+    const NAME: &str = "agt-guarded";
+    let s = Scene::new(false);
+    s.server.serve(s.server_at(PORT), "echo");
+    let guard = |more: &[&str]| {
+        let guard = Builder::new(["guard", "--idle", "41s", "--comm", NAME]).args(more.iter().copied()).spawn();
+        guard.expect_stderr("guarding new connections");
+        guard
+    };
+    let connect = format!("connect {} {PORT}", s.server_at(PORT).ip());
+    for (more, followed) in [(&["--tree"][..], true), (&[], false)] {
+        let guard = guard(more);
+        let later = start(&s.lab.client, &["python3", "named.py", NAME]);
+        assert_eq!(later.call(&connect)["keepalive"], followed, "{more:?}");
+        let end = guard.interrupt();
+        assert!(end.stderr.contains(&format!("guarded {} new", u8::from(followed))), "{}", end.describe());
+    }
+}
+
+/// `--cgroup` with `--pid`: that process, while it is in that cgroup.
+#[test]
+fn a_guard_of_a_process_in_a_cgroup() {
+    let s = Scene::new(false);
+    s.server.serve(s.server_at(PORT), "echo");
+    let other = Workload::start(&s.lab.client);
+    let cgroup = Cgroup::new();
+    let guarded = |owner: &Workload, end: &str| {
+        let c = owner.connect(s.server_at(PORT));
+        assert_eq!(options(owner, &c)["keepalive"], !end.is_empty(), "{end}");
+        c
+    };
+    let open = guarded(&s.client, "");
+    let guard = || {
+        Builder::new(["guard", "--json", "--cgroup", cgroup.0.to_str().unwrap()])
+            .args(["--pid", &s.client.pid().to_string()])
+            .spawn()
+    };
+    let outside = guard();
+    outside.expect_stderr("guarding new connections");
+    guarded(&s.client, "");
+    outside.interrupt().none(&json!({"type": "action"}));
+    for owner in [&s.client, &other] {
+        cgroup.take(owner.pid());
+    }
+    let inside = guard();
+    inside.expect(&json!({"type": "action", "method": "pidfd", "socket": open.cookie, "result": "applied"}));
+    let new = guarded(&s.client, "in the cgroup and meant");
+    inside.expect(&json!({"type": "action", "method": "bpf", "socket": new.cookie}));
+    guarded(&other, "");
+    let end = inside.interrupt();
+    assert!(end.stderr.contains("guarded 1 new connection"), "{}", end.describe());
 }
 
 /// A guard of one process ends with it.

@@ -13,5 +13,6 @@ mod keepalive;
 mod lab;
 mod lifecycle;
 mod limits;
+mod methods;
 mod scene;
 mod sockets;

@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 
 use self::inject::Stopped;
 use super::lookup::Descriptors;
-use super::options::Wanted;
-use super::{Intent, Ledger, Outcome, What, failed, permission};
+use super::{Intent, Ledger, LedgerEntry, Outcome, What, failed, permission};
 use crate::model::{ActionRecord, ActionResult, Method, OptionValues, SocketId, TcpState};
 use crate::source::diag::request::States;
 use crate::source::diag::{Diag, DiagSocket, NetNs, Query};
@@ -53,14 +52,31 @@ struct Pass<'a> {
 struct Stop {
     before: OptionValues,
     after: OptionValues,
+    /// What the socket should have now.
+    goal: OptionValues,
+}
+
+/// What to do to one socket, once its present values are known.
+struct Plan<'a> {
+    intent: &'a Intent,
+    /// What the undo file says of it.
+    entry: Option<LedgerEntry>,
+}
+
+impl Plan<'_> {
+    fn goal(&self, before: OptionValues) -> OptionValues {
+        match (&self.intent.what, self.entry) {
+            (What::Set(wanted), _) => wanted.over(before),
+            (What::Undo, Some(entry)) if before == entry.after => entry.before,
+            // Its application has set it since: not the agent's any more.
+            _ => before,
+        }
+    }
 }
 
 impl Pass<'_> {
     fn process(&mut self) -> Result<(), String> {
         let pid = self.pid;
-        let What::Set(wanted) = self.intent.what else {
-            return Err("the ptrace method only sets options".into());
-        };
         if let Some(why) = target::refusal(pid) {
             return Err(why);
         }
@@ -85,11 +101,17 @@ impl Pass<'_> {
                 || !self.intent.selection.wants_remote(Some(socket.flow.remote))
             {
                 self.out.skipped.filtered += 1;
-            } else if self.done.insert(socket.id) {
-                let record = self.socket(fd, &socket, &memory, instruction, &wanted);
-                self.out.records.push(record);
-            } else {
+            } else if !self.done.insert(socket.id) {
                 self.out.skipped.shared += 1;
+            } else {
+                let entry = self.ledger.as_ref().and_then(|l| l.get(socket.id)).copied();
+                if self.intent.what == What::Undo && entry.is_none() {
+                    self.out.skipped.not_ours += 1;
+                    continue;
+                }
+                let plan = Plan { intent: self.intent, entry };
+                let record = self.socket(fd, &socket, &memory, instruction, &plan);
+                self.out.records.push(record);
             }
         }
         Ok(())
@@ -100,7 +122,8 @@ impl Pass<'_> {
         let dump = || -> io::Result<BTreeMap<u64, DiagSocket>> {
             let mut all = BTreeMap::new();
             let mut diag = Diag::open(&NetNs::of_pid(self.pid)?)?;
-            diag.dump(&Query { states: States::ALL, info: false, ..Default::default() }, |s| {
+            // With tcp_info: only then the kernel tells which ones are subflows of MPTCP.
+            diag.dump(&Query { states: States::ALL, info: true, ..Default::default() }, |s| {
                 if s.inode != 0 {
                     all.insert(u64::from(s.inode), s);
                 }
@@ -116,7 +139,7 @@ impl Pass<'_> {
         socket: &DiagSocket,
         memory: &File,
         instruction: u64,
-        wanted: &Wanted,
+        plan: &Plan<'_>,
     ) -> ActionRecord {
         let mut record = ActionRecord {
             socket: Some(socket.id),
@@ -126,9 +149,12 @@ impl Pass<'_> {
             error: None,
             ..failed(self.intent.kind(), Method::Ptrace, String::new())
         };
-        match self.stop_and_set(fd, socket.id, memory, instruction, wanted) {
-            Ok(Stop { before, after }) => {
-                let goal = wanted.over(before);
+        if socket.mptcp {
+            record.error = Some("MPTCP socket: sock_diag shows only its subflows; use --method pidfd".into());
+            return record;
+        }
+        match self.stop_and_set(fd, socket.id, memory, instruction, plan) {
+            Ok(Stop { before, after, goal }) => {
                 record.before = Some(before);
                 record.after = Some(if self.intent.dry_run { goal } else { after });
                 record.result = match () {
@@ -137,10 +163,14 @@ impl Pass<'_> {
                     () if after == goal => ActionResult::Applied,
                     () => ActionResult::Failed,
                 };
-                if record.result == ActionResult::Applied
-                    && let Some(l) = self.ledger.as_deref_mut()
-                {
-                    l.note(socket.id, self.pid, before, after);
+                let undone = plan.entry.filter(|_| plan.intent.what == What::Undo);
+                if let Some(entry) = undone.filter(|e| before != e.after) {
+                    record.note = Some(super::left_alone(&entry, before));
+                }
+                match (self.ledger.as_deref_mut().filter(|_| !self.intent.dry_run), undone, record.result) {
+                    (Some(l), Some(_), ActionResult::Applied | ActionResult::Unchanged) => l.forget(socket.id),
+                    (Some(l), None, ActionResult::Applied) => l.note(socket.id, self.pid, before, after),
+                    _ => {}
                 }
                 if record.result == ActionResult::Failed {
                     record.error = Some("the kernel did not take all of the values".into());
@@ -158,12 +188,12 @@ impl Pass<'_> {
         id: SocketId,
         memory: &File,
         instruction: u64,
-        wanted: &Wanted,
+        plan: &Plan<'_>,
     ) -> Result<Stop, String> {
         let tid = target::pick(self.pid).ok_or_else(|| permission::gone(self.pid))?;
         let started = Instant::now();
         let mut thread = Stopped::stop(tid, memory, instruction).map_err(|e| reach(self.pid, &e))?;
-        let result = set(&mut thread, fd, id, wanted, self.intent.dry_run);
+        let result = set(&mut thread, fd, id, plan);
         drop(thread);
         self.longest = self.longest.max(started.elapsed());
         result
@@ -194,7 +224,7 @@ fn read(thread: &mut Stopped<'_>, fd: i32) -> io::Result<OptionValues> {
     })
 }
 
-fn set(thread: &mut Stopped<'_>, fd: i32, id: SocketId, wanted: &Wanted, dry_run: bool) -> Result<Stop, String> {
+fn set(thread: &mut Stopped<'_>, fd: i32, id: SocketId, plan: &Plan<'_>) -> Result<Stop, String> {
     let io = |what: &str| {
         let what = what.to_owned();
         move |e: io::Error| format!("cannot {what} inside the process: {e}")
@@ -210,9 +240,9 @@ fn set(thread: &mut Stopped<'_>, fd: i32, id: SocketId, wanted: &Wanted, dry_run
     };
     same(thread)?;
     let before = read(thread, fd).map_err(io("read the options"))?;
-    let goal = wanted.over(before);
-    if goal == before || dry_run {
-        return Ok(Stop { before, after: before });
+    let goal = plan.goal(before);
+    if goal == before || plan.intent.dry_run {
+        return Ok(Stop { before, after: before, goal });
     }
     let ints = |v: OptionValues| {
         // SO_KEEPALIVE last: it starts a full timer with the times in place.
@@ -224,12 +254,16 @@ fn set(thread: &mut Stopped<'_>, fd: i32, id: SocketId, wanted: &Wanted, dry_run
             (KEEPALIVE, u32::from(v.enabled)),
         ]
     };
+    if before.enabled && !goal.enabled {
+        // First: changed times then move no running timer.
+        thread.set(fd, KEEPALIVE.0, KEEPALIVE.1, 0).map_err(io("set the options"))?;
+    }
     for ((what, value), (_, old)) in ints(goal).into_iter().zip(ints(before)) {
-        if value != old {
+        if value != old && !(what == KEEPALIVE && value == 0) {
             thread.set(fd, what.0, what.1, value as i32).map_err(io("set the options"))?;
         }
     }
     let after = read(thread, fd).map_err(io("read the options back"))?;
     same(thread)?;
-    Ok(Stop { before, after })
+    Ok(Stop { before, after, goal })
 }

@@ -35,13 +35,24 @@ pub struct Spec {
     /// Every process (of the cgroup).
     pub all: bool,
     pub pids: Vec<u32>,
-    /// Children of `pids`, now and later.
+    /// Children of `pids` and of processes named in `comms`, now and later.
     pub tree: bool,
     pub comms: Vec<String>,
     /// Only below this directory of cgroup2; `None` = its root.
     pub cgroup: Option<PathBuf>,
     /// `None` = any destination.
     pub destinations: Option<Vec<DestPrefix>>,
+}
+
+impl Spec {
+    /// Whether some processes are known by their numbers, now or after a fork.
+    fn needs_numbers(&self) -> bool {
+        !self.pids.is_empty() || self.names_with_children()
+    }
+
+    fn names_with_children(&self) -> bool {
+        self.tree && !self.comms.is_empty()
+    }
 }
 
 /// The attached guard. Dropping it (or the process's end, however it comes) detaches everything.
@@ -72,7 +83,7 @@ impl Guard {
         };
         let mut limits = Vec::new();
         // Forks and exits matter only where processes are named by their number.
-        let processes = if spec.all || spec.pids.is_empty() { None } else { Some(Hooks::resolve()) };
+        let processes = (!spec.all && spec.needs_numbers()).then(Hooks::resolve);
         let globals = match &processes {
             Some(Ok(Hooks::Btf(types, _))) => Globals::with_types(types),
             Some(Ok(Hooks::Classic(types))) => Globals { classic: types.fields, ..Globals::default() },
@@ -89,6 +100,8 @@ impl Guard {
             tables.add_pid(*pid, spec.tree)?;
         }
         comms(&mut ebpf, &spec.comms)?;
+        // Before the hooks: they ask it whether this is a guard.
+        set_options(&mut ebpf, spec)?;
         match processes {
             Some(Ok(hooks)) => {
                 let follow = if spec.tree { &["fork", "exit"][..] } else { &["exit"][..] };
@@ -101,7 +114,6 @@ impl Guard {
             Some(Err(e)) => limits.push(format!("{}: {e:#}", lost_without("fork"))),
             None => {}
         }
-        set_options(&mut ebpf, spec)?;
         for name in CONNECT {
             attach_connect(&mut ebpf, name, &cgroup)?;
         }
@@ -166,8 +178,9 @@ fn set_options(ebpf: &mut Ebpf, spec: &Spec) -> Result<()> {
         count: spec.count,
         user_timeout_ms: spec.user_timeout_ms,
         target: bit(spec.all, guard_target::ALL)
-            | bit(!spec.pids.is_empty(), guard_target::PIDS)
-            | bit(!spec.comms.is_empty(), guard_target::COMMS),
+            | bit(spec.needs_numbers(), guard_target::PIDS)
+            | bit(!spec.comms.is_empty(), guard_target::COMMS)
+            | bit(spec.names_with_children(), guard_target::CHILDREN),
     };
     let map = ebpf.map_mut("GUARD").ok_or_else(|| anyhow!("the kernel object has no map GUARD"))?;
     let mut map: Array<_, GuardOptions> = Array::try_from(map)?;
