@@ -30,13 +30,17 @@ const STRANGER_AGE: Duration = Duration::from_secs(1);
 
 impl Attribution {
     /// Adds a process to the targets; whether it is new (and exists).
-    pub(super) fn add_process(&mut self, pid: u32) -> bool {
+    pub(super) fn add_process(&mut self, pid: u32, now: Mono) -> bool {
         if self.processes.contains_key(&pid) {
             return false;
         }
         let keep = self.processes.len() < MAX_PIDFDS;
         match Process::new(pid, keep) {
             Some(p) => {
+                // Now, while it may be entered, not when its first socket is seen.
+                if let Some(netns) = &p.netns {
+                    self.namespaces.enter(netns, now);
+                }
                 self.processes.insert(pid, p);
                 true
             }
@@ -59,7 +63,7 @@ impl Attribution {
         for pid in &found {
             // A pid that is gone stays out: a number given by the user may come to mean another process.
             if self.discovered.is_none() || self.spec.is_open_ended() || known.contains(pid) {
-                self.add_process(*pid);
+                self.add_process(*pid, now);
             }
         }
         let without_pidfd: Vec<u32> =
@@ -84,7 +88,7 @@ impl Attribution {
             || (self.spec.tree && self.has_target_ancestor(pid))
             || (!self.spec.comms.is_empty() && super::procfs::comm(pid).is_some_and(|c| self.spec.comms.contains(&c)))
             || self.in_cgroup(pid);
-        if is_target && self.add_process(pid) {
+        if is_target && self.add_process(pid, now) {
             return true;
         }
         if self.strangers.len() >= MAX_STRANGERS {

@@ -36,7 +36,8 @@ impl Limits {
             ));
         }
         for why in &self.closed_namespaces {
-            out.push(format!("{why}; run with sudo or grant CAP_SYS_ADMIN"));
+            // A watch of given processes keeps that right only while it starts.
+            out.push(format!("{why}; run with sudo or grant CAP_SYS_ADMIN; start again if it is newer than this run"));
         }
         out
     }
@@ -74,7 +75,8 @@ mod tests {
                 "2 processes are not visible (another user's, or /proc is mounted with hidepid); run with sudo",
                 "keepalive of 1 process cannot be read: not permitted (another user's process, or \
                  kernel.yama.ptrace_scope); run with sudo or grant CAP_SYS_PTRACE",
-                "cannot enter network namespace 7: Operation not permitted; run with sudo or grant CAP_SYS_ADMIN",
+                "cannot enter network namespace 7: Operation not permitted; run with sudo or grant CAP_SYS_ADMIN; start \
+                 again if it is newer than this run",
             ]
         );
         assert!(Limits::default().sentences().is_empty());

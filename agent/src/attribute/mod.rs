@@ -101,7 +101,7 @@ impl Attribution {
         if !self.spec.pids.contains(&pid) {
             self.spec.pids.push(pid);
         }
-        self.add_process(pid);
+        self.add_process(pid, now);
         self.refresh(now)
     }
 
@@ -180,7 +180,7 @@ impl Attribution {
     /// come at once.
     pub fn forked(&mut self, parent: u32, child: u32, now: Mono) -> Vec<Event> {
         let mut out = Vec::new();
-        if self.spec.tree && self.processes.contains_key(&parent) && self.add_process(child) {
+        if self.spec.tree && self.processes.contains_key(&parent) && self.add_process(child, now) {
             self.scan(child, now, &mut out);
         }
         out

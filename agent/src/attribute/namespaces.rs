@@ -8,16 +8,18 @@ use super::sysctl::{self, Sysctls};
 use crate::model::{Mono, TcpState};
 use crate::source::diag::{Diag, NetNs, Query, States};
 
-/// Namespaces held at once; each costs two descriptors and 64 KiB. The longest unused leaves first.
-const MAX_NAMESPACES: usize = 256;
-/// sysctls hardly ever change.
-const SYSCTL_AGE: Duration = Duration::from_secs(30);
+/// Namespaces held at once; each costs 8 descriptors (of the 1024 that are usual) and 64 KiB. The longest unused
+/// leaves first.
+const MAX_NAMESPACES: usize = 64;
+/// A dozen reads of open files: cheap enough that a forecast follows a changed sysctl while its user looks on.
+const SYSCTL_AGE: Duration = Duration::from_secs(2);
 const LISTENERS_AGE: Duration = Duration::from_secs(10);
 
 pub struct Namespace {
     pub netns: NetNs,
     /// Or why not (no CAP_SYS_ADMIN for a foreign namespace).
     diag: Result<Diag, String>,
+    sysctl_files: Option<sysctl::Files>,
     sysctls: Sysctls,
     sysctls_read: Option<Mono>,
     listeners: HashSet<u16>,
@@ -43,6 +45,7 @@ impl Namespaces {
         let entry = self.map.entry(inode).or_insert_with(|| Namespace {
             netns: netns.clone(),
             diag: Diag::open(netns).map_err(|e| e.to_string()),
+            sysctl_files: sysctl::Files::open(netns, &sysctl::FORECAST).ok(),
             sysctls: Sysctls::default(),
             sysctls_read: None,
             listeners: HashSet::new(),
@@ -72,12 +75,12 @@ impl Namespace {
         self.diag.as_mut().map_err(|e| io::Error::other(e.clone()))
     }
 
-    /// The sysctls of this namespace, at most 30 s old; the kernel's defaults where they cannot be read.
+    /// The sysctls of this namespace, at most 2 s old; the kernel's defaults where they cannot be read.
     pub fn sysctls(&mut self, now: Mono) -> Sysctls {
         if self.sysctls_read.is_none_or(|t| now.since(t) >= SYSCTL_AGE) {
             self.sysctls_read = Some(now);
-            if let Ok(map) = sysctl::read(&self.netns) {
-                self.sysctls = Sysctls::from_map(&map);
+            if let Some(files) = &self.sysctl_files {
+                self.sysctls = Sysctls::from_map(&files.read());
             }
         }
         self.sysctls
@@ -85,7 +88,7 @@ impl Namespace {
 
     /// All sysctls of interest by name, for the session line.
     pub fn sysctl_map(&self) -> BTreeMap<String, Option<i64>> {
-        sysctl::read(&self.netns).unwrap_or_default()
+        sysctl::Files::open(&self.netns, &sysctl::NAMES).map(|f| f.read()).unwrap_or_default()
     }
 
     /// Whether something listens on local port `port`, at most 10 s ago: a connection with that local port was

@@ -1,7 +1,9 @@
 //! The sysctls that decide how long TCP tries, read inside the network namespace they belong to.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use crate::source::diag::NetNs;
@@ -21,6 +23,16 @@ pub const NAMES: [&str; 12] = [
     "tcp_keepalive_intvl",
     "tcp_keepalive_probes",
     "tcp_thin_linear_timeouts",
+];
+
+/// Those of [`NAMES`] that [`Sysctls`] is made of.
+pub const FORECAST: [&str; 6] = [
+    "tcp_retries2",
+    "tcp_rto_max_ms",
+    "tcp_rto_min_us",
+    "tcp_syn_retries",
+    "tcp_syn_linear_timeouts",
+    "tcp_orphan_retries",
 ];
 
 /// Values of one network namespace. A sysctl that this kernel lacks has the value the kernel has built in.
@@ -53,7 +65,7 @@ impl Default for Sysctls {
 }
 
 impl Sysctls {
-    /// From name and value, as [`read`] returns them.
+    /// From name and value, as [`Files::read`] returns them.
     pub fn from_map(map: &BTreeMap<String, Option<i64>>) -> Self {
         let d = Self::default();
         let of = |name: &str| map.get(name).copied().flatten().and_then(|v| u32::try_from(v).ok());
@@ -75,18 +87,29 @@ fn jiffy() -> Duration {
     Duration::from_nanos(u64::try_from(t.tv_nsec).unwrap_or(0))
 }
 
-/// All of [`NAMES`] in `netns`; `None` where the kernel has no such sysctl. `/proc/sys/net` shows the namespace of
-/// the thread that looks.
-pub fn read(netns: &NetNs) -> io::Result<BTreeMap<String, Option<i64>>> {
-    netns.inside(|| {
-        Ok(NAMES
-            .iter()
-            .map(|name| {
-                let text = std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).ok();
-                ((*name).to_owned(), text.and_then(|t| t.trim().parse().ok()))
-            })
-            .collect())
-    })
+/// The sysctls of one network namespace, held open: `/proc/sys/net` shows the namespace of the thread that opens a file,
+/// and the right to enter another's is given up after the start.
+pub struct Files(Vec<(&'static str, Option<File>)>);
+
+impl Files {
+    /// Those of `names`. Errors: `netns` cannot be entered.
+    pub fn open(netns: &NetNs, names: &[&'static str]) -> io::Result<Self> {
+        let open = |name| (name, File::open(format!("/proc/sys/net/ipv4/{name}")).ok());
+        netns.inside(|| Ok(Self(names.iter().copied().map(open).collect())))
+    }
+
+    /// Their values as they are now; `None` where the kernel has no such sysctl.
+    pub fn read(&self) -> BTreeMap<String, Option<i64>> {
+        self.0.iter().map(|(name, file)| ((*name).to_owned(), file.as_ref().and_then(number))).collect()
+    }
+}
+
+/// The whole of a file that holds one number.
+fn number(file: &File) -> Option<i64> {
+    // More than any i64 takes.
+    let mut text = [0; 32];
+    let n = file.read_at(&mut text, 0).ok()?;
+    std::str::from_utf8(text.get(..n)?).ok()?.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -109,7 +132,9 @@ mod tests {
 
     #[test]
     fn this_kernel_has_retries2() {
-        let map = read(&NetNs::own().unwrap()).unwrap();
+        let files = Files::open(&NetNs::own().unwrap(), &FORECAST).unwrap();
+        let map = files.read();
         assert!(map["tcp_retries2"].is_some_and(|v| v > 0), "{map:?}");
+        assert_eq!(map, files.read(), "a second look reads from the beginning too");
     }
 }

@@ -44,6 +44,27 @@ fn run_watches_from_the_first_packet() {
     recording.one(&json!({"type": "reset", "remote": at, "direction": "received", "pid": {"$some": true}}));
 }
 
+/// A process in another network namespace without a socket at the start: the right to enter that namespace is given up
+/// before its first one comes. What must be read in there is opened in time, and followed when it changes.
+#[test]
+fn a_foreign_namespace_is_read_to_the_end() {
+    let s = Scene::new(false);
+    let agent = Builder::watch(s.client.pid()).start();
+    let c = s.connect(PORT, "echo");
+    let op = s.stall(&c, PORT, 1);
+    agent.expect(&json!({"type": "retransmit", "socket": c.cookie, "gives_up_in_s": {"$ge": 60}}));
+    // 15 by default: a quarter of an hour.
+    s.lab.client.sysctl("net.ipv4.tcp_retries2", 5).unwrap();
+    agent.expect(&json!({"type": "retransmit", "socket": c.cookie, "gives_up_in_s": {"$le": 30}}));
+    s.recover(op);
+    let run = agent.stop();
+    let limits = run.one(&json!({"type": "session"}))["limits"].to_string();
+    assert!(!limits.contains("cannot enter"), "{limits}");
+    assert!(!run.stderr.contains("cannot enter"), "{}", run.stderr);
+    // Only a sample from inside tells when it last sent.
+    run.last(&json!({"type": "socket", "socket": c.cookie, "tcp": {"last_sent_ms": {"$some": true}}}));
+}
+
 #[test]
 fn a_duration() {
     let s = Scene::new(false);

@@ -199,7 +199,8 @@ impl Collector {
         mut diag: Diag,
         each: &mut dyn FnMut(&Row) -> io::Result<()>,
     ) -> io::Result<()> {
-        let sysctls = sysctl::read(netns).map(|m| Sysctls::from_map(&m)).unwrap_or_default();
+        let sysctls =
+            sysctl::Files::open(netns, &sysctl::FORECAST).map(|f| Sysctls::from_map(&f.read())).unwrap_or_default();
         let mut listening = HashSet::new();
         let listeners = Query { states: States::of(&[TcpState::Listen]), info: false, filter: &[] };
         diag.dump(&listeners, |s| listening.extend([s.flow.local.port()]))?;
