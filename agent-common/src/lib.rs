@@ -305,7 +305,8 @@ pub struct TcpRow {
     pub dport: u16,
     pub saddr: [u8; 16],
     pub daddr: [u8; 16],
-    pub pad2: [u8; 4],
+    /// Bytes that wait to be acknowledged, sent or not; `u32::MAX` unknown.
+    pub queued_bytes: u32,
 }
 
 /// One row of `iter/task_file`: a TCP or MPTCP socket among the files of a thread group.

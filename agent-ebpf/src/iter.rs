@@ -3,12 +3,13 @@
 
 use core::ffi::c_void;
 
-use agent_common::{FileRow, SetRow, TcpRow};
+use agent_common::{ABSENT, FileRow, SetRow, TcpRow};
 use aya_ebpf::bindings::seq_file;
 use aya_ebpf::helpers::generated::{bpf_seq_write, bpf_sock_from_file};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::HashMap;
 
+use crate::detail;
 use crate::options::{self, Values};
 use crate::read::{at, offset};
 use crate::sock::{self, AF_INET, AF_INET6, Addr, IPPROTO_TCP};
@@ -87,11 +88,25 @@ unsafe fn row(ctx: *mut TcpContext, sk: *mut c_void, cookie: u64, values: &Value
         dport: remote.port,
         saddr: [0; 16],
         daddr: [0; 16],
-        pad2: [0; 4],
+        queued_bytes: queued(sk),
     };
     addresses(&mut row.saddr, local.addr);
     addresses(&mut row.daddr, remote.addr);
     row
+}
+
+/// What is in the send queue of a full socket.
+#[inline(always)]
+fn queued(sk: *mut c_void) -> u32 {
+    if offset!(tp_write_seq) == ABSENT || offset!(tp_snd_una) == ABSENT || !sock::is_full(sock::tcp_state(sk)) {
+        return u32::MAX;
+    }
+    let tp = detail::tcp_sock(sk);
+    if tp.is_null() {
+        return u32::MAX;
+    }
+    // SAFETY: a tcp_sock, checked.
+    unsafe { at::<u32>(tp, offset!(tp_write_seq)).wrapping_sub(at(tp, offset!(tp_snd_una))) }
 }
 
 #[inline(always)]

@@ -31,8 +31,10 @@ pub(super) fn perform(intent: &Intent, mut ledger: Option<&mut Ledger>) -> Outco
         Ok(mut iterators) => {
             let loaded = loading.elapsed();
             let started = Instant::now();
-            if let Err(e) = run(intent, &mut iterators, ledger.as_deref_mut(), &mut out, &mut done) {
-                out.records.push(failed(intent.kind(), Method::Bpf, format!("{e:#}")));
+            match run(intent, &mut iterators, ledger.as_deref_mut(), &mut out, &mut done) {
+                Ok(queues) if queues && intent.kind() != ActionKind::Undo => stuck_notes(&mut out, intent),
+                Ok(_) => {}
+                Err(e) => out.records.push(failed(intent.kind(), Method::Bpf, format!("{e:#}"))),
             }
             out.took = started.elapsed();
             out.notes.push(format!("the kernel programs were loaded in {} before", super::milliseconds(loaded)));
@@ -42,20 +44,19 @@ pub(super) fn perform(intent: &Intent, mut ledger: Option<&mut Ledger>) -> Outco
             out.records.push(failed(intent.kind(), Method::Bpf, why));
         }
     }
-    if intent.kind() != ActionKind::Undo {
-        stuck_notes(&mut out, intent);
-    }
     super::finish(intent, &mut out, ledger, &done);
     out
 }
 
+/// Whether some of the sockets have something in their send queues, of which keepalive may be no cure.
 fn run(
     intent: &Intent,
     iterators: &mut Iterators,
     mut ledger: Option<&mut Ledger>,
     out: &mut Outcome,
     done: &mut BTreeSet<SocketId>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<bool> {
+    let mut queues = false;
     let files = iterators.files_of(&intent.selection.pids)?;
     let mut spaces: BTreeMap<u32, Vec<Chosen>> = BTreeMap::new();
     choose(intent, &files, ledger.as_deref(), out, done, &mut spaces);
@@ -72,6 +73,8 @@ fn run(
             let asked: Vec<(SocketId, SetRow)> =
                 part.iter().map(|c| (SocketId(c.file.cookie), request(intent, c.entry))).collect();
             let rows = iterators.set(netns, &asked)?;
+            queues |= rows.iter().any(|r| r.queued_bytes > 0);
+            out.records.reserve(part.len());
             let rows: HashMap<u64, &TcpRow> = rows.iter().map(|r| (r.cookie, r)).collect();
             for c in part {
                 let record = result(intent, c, rows.get(&c.file.cookie).copied(), ledger.as_deref_mut());
@@ -79,7 +82,7 @@ fn run(
             }
         }
     }
-    Ok(())
+    Ok(queues)
 }
 
 /// Which of all sockets on the machine are meant.

@@ -1,5 +1,6 @@
 //! What the agent changed, kept for an undo: one file, per boot, keyed by cookie.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
@@ -38,18 +39,26 @@ pub struct Ledger {
     changed: bool,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Saved {
-    version: u32,
-    boot_id: String,
-    /// In the order of the changes.
-    entries: Vec<SavedEntry>,
+/// Read first: the rest of another version may look different.
+#[derive(Deserialize)]
+struct Head {
+    version: Option<u32>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct SavedEntry {
+struct Saved<'a> {
+    version: u32,
+    boot_id: Cow<'a, str>,
+    /// In the order of the changes.
+    #[serde(borrow)]
+    entries: Vec<SavedEntry<'a>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SavedEntry<'a> {
     /// Cookie, hex.
-    socket: String,
+    #[serde(borrow)]
+    socket: Cow<'a, str>,
     pid: u32,
     before: SavedValues,
     after: SavedValues,
@@ -101,16 +110,16 @@ impl Ledger {
         let broken = |e: serde_json::Error| {
             format!("{} cannot be understood ({e}); remove it (what it held can then not be undone)", path.display())
         };
-        let value: serde_json::Value = serde_json::from_slice(bytes).map_err(broken)?;
-        match value.get("version").and_then(serde_json::Value::as_u64) {
-            Some(v) if v == u64::from(VERSION) => {}
+        let head: Head = serde_json::from_slice(bytes).map_err(broken)?;
+        match head.version {
+            Some(VERSION) => {}
             Some(v) => {
                 let path = path.display();
                 return Err(format!("{path} has version {v}, this agent knows {VERSION}; use the agent that wrote it"));
             }
             None => return Err(format!("{} has no version; remove it", path.display())),
         }
-        let saved: Saved = serde_json::from_value(value).map_err(broken)?;
+        let saved: Saved<'_> = serde_json::from_slice(bytes).map_err(broken)?;
         // Cookies start anew with each boot: entries of another one mean other sockets.
         if saved.boot_id != self.boot_id {
             self.changed = true;
@@ -191,13 +200,13 @@ impl Ledger {
         let entries = list
             .into_iter()
             .map(|(c, e)| SavedEntry {
-                socket: SocketId(*c).to_string(),
+                socket: SocketId(*c).to_string().into(),
                 pid: e.pid,
                 before: e.before.into(),
                 after: e.after.into(),
             })
             .collect();
-        serde_json::to_vec(&Saved { version: VERSION, boot_id: self.boot_id.clone(), entries })
+        serde_json::to_vec(&Saved { version: VERSION, boot_id: self.boot_id.as_str().into(), entries })
     }
 }
 

@@ -31,8 +31,15 @@ pub(super) enum Kind {
 pub(super) struct Descriptors {
     /// `/proc/PID/fd`; `None` where its permissions keep us out.
     dir: Option<OwnedFd>,
+    /// Those that are worth a try, in order.
     pub numbers: Vec<i32>,
+    /// How many of them were open.
+    pub open: usize,
 }
+
+/// Open descriptors from which on each number of the table is tried without a listing: making the kernel's list costs
+/// 2 µs a descriptor, on one processor, and each is looked at afterwards anyway.
+const UNLISTED: usize = 1_000;
 
 impl Descriptors {
     /// `/proc/PID/fd` belongs to the process's user, and CAP_SYS_PTRACE does not open it (that takes
@@ -43,8 +50,8 @@ impl Descriptors {
         let dir = match rustix::fs::open(format!("/proc/{pid}/fd"), flags, Mode::empty()) {
             Ok(dir) => dir,
             Err(Errno::ACCESS) if may_trace() => {
-                let numbers = (0..table_size(pid).ok_or(Errno::ACCESS)?).collect();
-                return Ok(Self { dir: None, numbers });
+                let numbers: Vec<i32> = (0..table_size(pid).ok_or(Errno::ACCESS)?).collect();
+                return Ok(Self { dir: None, open: numbers.len(), numbers });
             }
             Err(e) => return Err(e),
         };
@@ -55,7 +62,22 @@ impl Descriptors {
             }
         }
         numbers.sort_unstable();
-        Ok(Self { dir: Some(dir), numbers })
+        Ok(Self { dir: Some(dir), open: numbers.len(), numbers })
+    }
+
+    /// As [`Self::of`], but a large table without many holes is not listed: its holes are among the numbers.
+    pub fn of_unlisted(pid: u32) -> Result<Self, Errno> {
+        let path = format!("/proc/{pid}/fd");
+        // Since Linux 6.2 the size of that directory is the number of open descriptors; before, 0.
+        let open = rustix::fs::stat(&path).map_or(0, |s| usize::try_from(s.st_size).unwrap_or(0));
+        let size = if open >= UNLISTED { table_size(pid) } else { None };
+        let Some(size) = size.filter(|n| usize::try_from(*n).is_ok_and(|n| n <= 2 * open)) else {
+            return Self::of(pid);
+        };
+        match rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(dir) => Ok(Self { dir: Some(dir), open, numbers: (0..size).collect() }),
+            Err(_) => Self::of(pid),
+        }
     }
 
     /// Whether descriptor `fd` is a socket. The link is only a hint: the descriptor may change right after. Where

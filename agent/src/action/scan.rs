@@ -55,7 +55,7 @@ pub(super) struct Walk {
 impl Walk {
     pub fn of(pid: u32) -> Result<Self, String> {
         let pidfd = open(pid)?;
-        let files = Descriptors::of(pid).map_err(|e| permission::reach(pid, "list the descriptors", e))?;
+        let files = Descriptors::of_unlisted(pid).map_err(|e| permission::reach(pid, "list the descriptors", e))?;
         Ok(Self { pid, pidfd, files })
     }
 
@@ -93,7 +93,8 @@ impl Walk {
 
     /// Says whether the process lived through the walk. `vanished`: of all [`Self::numbers`].
     pub fn end(&self, vanished: usize) -> Result<(), String> {
-        let all = self.numbers().len();
+        let all = self.files.open;
+        let vanished = vanished.saturating_sub(self.numbers().len() - all.min(self.numbers().len()));
         // Descriptors vanish one by one as their owner closes them, and all at once with their process. A process that
         // nobody has waited for is still found by its number, with no descriptors.
         match all {

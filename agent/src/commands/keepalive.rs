@@ -1,5 +1,7 @@
 //! `agent keepalive`: force it on the sockets of a running process, read it back, say what changed; or undo that.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Result, bail};
 
 use super::{outcome, select};
@@ -8,8 +10,12 @@ use crate::cli::{KeepaliveArgs, KeepaliveValues, MethodChoice};
 use crate::config;
 use crate::model::{ActionResult, Method};
 
+/// From here on it is said where the time went.
+const SLOW: Duration = Duration::from_millis(10);
+
 /// Returns the exit code.
 pub fn run(args: KeepaliveArgs) -> Result<u8> {
+    let started = Instant::now();
     let targets = config::targets(args.target, !args.undo)?;
     let destinations = config::destinations(&args.destination)?;
     // Until the changes are written down for an undo, an interrupt waits.
@@ -42,7 +48,12 @@ pub fn run(args: KeepaliveArgs) -> Result<u8> {
     let intent = Intent { what, selection, method: method(args.method), dry_run: args.dry_run };
     let mut done = action::perform(&intent, ledger.as_mut());
     done.notes.extend(notes);
-    report(&done, args.json, &intent)
+    let code = report(&done, args.json, &intent)?;
+    if done.took > SLOW {
+        // The figure above is what the sockets waited for; this is what the user did.
+        eprintln!("{} in all, with the undo file and the output", action::milliseconds(started.elapsed()));
+    }
+    Ok(code)
 }
 
 pub(super) fn wanted(v: KeepaliveValues) -> Wanted {

@@ -11,6 +11,9 @@ use crate::view::text::{plural, safe};
 /// Widest destination that the table leaves whole: `[IPv6]:port` in its longest form.
 const REMOTE_WIDTH: usize = 47;
 
+/// Thousands of rows leave in a few writes.
+const BUFFER: usize = 256 * 1024;
+
 /// `applied`, ...
 pub fn result_text(r: ActionResult) -> &'static str {
     match r {
@@ -23,7 +26,7 @@ pub fn result_text(r: ActionResult) -> &'static str {
 
 /// Prints `outcome`; the exit code is 1 if anything failed.
 pub fn print(out: &mut dyn Write, outcome: &Outcome, json: bool) -> io::Result<()> {
-    if json { lines(out, outcome) } else { table(&mut io::BufWriter::new(out), outcome) }
+    if json { lines(out, outcome) } else { table(&mut io::BufWriter::with_capacity(BUFFER, out), outcome) }
 }
 
 pub fn exit_code(outcome: &Outcome) -> u8 {
@@ -44,7 +47,7 @@ pub fn line(out: &mut dyn Write, record: &ActionRecord, seq: u64, clock: &WallCl
 
 fn lines(out: &mut dyn Write, outcome: &Outcome) -> io::Result<()> {
     let clock = WallClock::read();
-    let mut out = io::BufWriter::new(out);
+    let mut out = io::BufWriter::with_capacity(BUFFER, out);
     for (seq, event) in (0u64..).zip(outcome.events(Mono::now())) {
         let cx = LineContext { seq, clock: &clock, socket: None, redacted: false, part: 0 };
         if let Some(line) = Line::new(&event, cx) {

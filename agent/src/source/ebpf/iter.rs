@@ -8,9 +8,9 @@ use std::os::fd::AsFd;
 
 use agent_common::{FileRow, SetRow, TcpRow};
 use anyhow::{Context, anyhow, bail};
-use aya::Ebpf;
 use aya::maps::{HashMap, Map, MapError};
 use aya::programs::{Iter, ProgramError};
+use aya::{Ebpf, EbpfLoader};
 
 use super::object::{self, Globals, OBJECT};
 use super::offsets::KernelTypes;
@@ -39,13 +39,21 @@ pub struct Iterators {
 impl Iterators {
     /// Reads the kernel's BTF and creates the maps.
     pub fn load() -> anyhow::Result<Self> {
-        Self::with_types(&KernelTypes::resolve()?)
+        // Each takes as long as the other, and neither needs the other's result.
+        let loader = super::load::begin();
+        let types = KernelTypes::resolve()?;
+        let loader = loader.join().map_err(|_| anyhow!("the thread that prepares the loader panicked"))?;
+        Self::with(loader, &types)
     }
 
     /// As [`Self::load`], with types resolved already.
     pub fn with_types(types: &KernelTypes) -> anyhow::Result<Self> {
+        Self::with(EbpfLoader::new(), types)
+    }
+
+    fn with(loader: EbpfLoader<'_>, types: &KernelTypes) -> anyhow::Result<Self> {
         let globals = Globals::with_types(types);
-        let ebpf = object::loader(&globals).load(OBJECT).map_err(explain)?;
+        let ebpf = object::configure(loader, &globals).load(OBJECT).map_err(explain)?;
         Ok(Self { ebpf, btf: types.aya()?, filled: Vec::new() })
     }
 
