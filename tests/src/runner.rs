@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::expect::{matches, nearest};
 use crate::lab::Ns;
-use crate::wait::{Lines, PATIENCE, until};
+use crate::wait::{Lines, patience, until};
 
 /// A program of this build: `variable` names another one, else it lies beside the test's own file.
 pub fn binary(name: &str, variable: &str) -> PathBuf {
@@ -186,7 +186,7 @@ impl<'a> Builder<'a> {
     /// Starts it and waits for its `session` line.
     pub fn start(self) -> Agent {
         let mut agent = self.spawn();
-        if agent.lines.wait(PATIENCE, |p| p.lines.first().map(drop)).is_none() {
+        if agent.lines.wait(patience(), |p| p.lines.first().map(drop)).is_none() {
             let run = agent.wait_end(Duration::from_secs(1));
             panic!("the agent printed no session line; {}", run.map_or("it still runs".into(), |r| r.describe()));
         }
@@ -222,7 +222,7 @@ impl<'a> Builder<'a> {
     /// Runs it to its own end.
     pub fn run(self) -> Run {
         let mut agent = self.spawn();
-        agent.wait_end(PATIENCE).unwrap_or_else(|| panic!("the agent did not end by itself within {PATIENCE:?}"))
+        agent.wait_end(patience()).unwrap_or_else(|| panic!("the agent did not end by itself within {:?}", patience()))
     }
 }
 
@@ -311,13 +311,13 @@ impl Agent {
 
     /// Waits until `n` lines match.
     pub fn expect_n(&self, expected: &Value, n: usize) -> Vec<Value> {
-        let found = self.lines.wait(PATIENCE, |p| {
+        let found = self.lines.wait(patience(), |p| {
             let found: Vec<Value> = p.lines.iter().filter(|l| matches(expected, l)).cloned().collect();
             (found.len() >= n).then_some(found)
         });
         found.unwrap_or_else(|| {
             let p = self.lines.lock();
-            panic!("the agent did not print {n} such lines within {PATIENCE:?}: {}", nearest(expected, &p.lines))
+            panic!("the agent did not print {n} such lines within {:?}: {}", patience(), nearest(expected, &p.lines))
         })
     }
 
@@ -347,7 +347,7 @@ impl Agent {
     pub fn interrupt(mut self) -> Run {
         self.since = Instant::now();
         self.signal(libc::SIGINT);
-        self.wait_end(PATIENCE).unwrap_or_else(|| panic!("the agent did not end within {PATIENCE:?} of SIGINT"))
+        self.wait_end(patience()).unwrap_or_else(|| panic!("the agent did not end within {:?} of SIGINT", patience()))
     }
 
     pub fn signal(&self, signal: libc::c_int) {
@@ -357,7 +357,7 @@ impl Agent {
 
     /// Waits for it to end by itself.
     pub fn finish(mut self) -> Run {
-        self.wait_end(PATIENCE).unwrap_or_else(|| panic!("the agent did not end by itself within {PATIENCE:?}"))
+        self.wait_end(patience()).unwrap_or_else(|| panic!("the agent did not end by itself within {:?}", patience()))
     }
 
     /// What it printed if it has ended by now, else itself.
@@ -365,8 +365,8 @@ impl Agent {
         self.wait_end(Duration::ZERO).ok_or(self)
     }
 
-    fn wait_end(&mut self, patience: Duration) -> Option<Run> {
-        let deadline = Instant::now() + patience;
+    fn wait_end(&mut self, within: Duration) -> Option<Run> {
+        let deadline = Instant::now() + within;
         let status = loop {
             match self.child.try_wait() {
                 Ok(Some(status)) => break status,
@@ -376,7 +376,7 @@ impl Agent {
             }
         };
         let took = self.since.elapsed();
-        self.lines.wait(PATIENCE, |p| p.ended.then_some(()));
+        self.lines.wait(patience(), |p| p.ended.then_some(()));
         if let Some(reader) = self.stderr_reader.take() {
             let _ = reader.join();
         }
@@ -404,7 +404,7 @@ impl Run {
     /// Reads a recording as if the agent had printed it.
     pub fn of_text(text: &str, status: ExitStatus) -> Self {
         let lines = Lines::read_from(io::Cursor::new(text.as_bytes().to_vec()));
-        lines.wait(PATIENCE, |p| p.ended.then_some(()));
+        lines.wait(patience(), |p| p.ended.then_some(()));
         let p = std::mem::take(&mut *lines.lock());
         Self { lines: p.lines, broken: p.broken, rest: p.rest, stderr: String::new(), status, took: Duration::ZERO }
     }

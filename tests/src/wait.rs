@@ -1,13 +1,25 @@
 //! A growing list of JSON lines that several readers wait on.
 
 use std::io::{BufRead, BufReader, Read};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+/// How many times longer than on real hardware things take: 1, or what AGENT_TEST_SLOWNESS says (`cargo xtask test
+/// --kernels` sets it in its emulated machines). Every limit of time in the tests is multiplied by it.
+pub fn slowness() -> u32 {
+    static SLOWNESS: OnceLock<u32> = OnceLock::new();
+    *SLOWNESS.get_or_init(|| match std::env::var("AGENT_TEST_SLOWNESS") {
+        Ok(text) => text.parse().unwrap_or_else(|_| panic!("AGENT_TEST_SLOWNESS is no number: {text}")),
+        Err(_) => 1,
+    })
+}
+
 /// How long anything may take on a busy machine before the test says that it does not happen.
-pub const PATIENCE: Duration = Duration::from_secs(25);
+pub fn patience() -> Duration {
+    Duration::from_secs(25) * slowness()
+}
 
 /// What a child has printed so far.
 #[derive(Debug, Default)]
@@ -82,12 +94,12 @@ impl Lines {
     }
 }
 
-/// Asks `condition` every 10 ms until it holds; panics with `what` after [`PATIENCE`]. For facts that the kernel tells
+/// Asks `condition` every 10 ms until it holds; panics with `what` after [`patience`]. For facts that the kernel tells
 /// only when asked, like counters.
 pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + patience();
     while !condition() {
-        assert!(Instant::now() < deadline, "did not happen within {PATIENCE:?}: {what}");
+        assert!(Instant::now() < deadline, "did not happen within {:?}: {what}", patience());
         std::thread::sleep(Duration::from_millis(10));
     }
 }

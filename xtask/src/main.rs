@@ -4,6 +4,7 @@
 mod apt;
 mod build;
 mod demo;
+mod kernels;
 mod licences;
 mod linker;
 mod lint;
@@ -33,6 +34,9 @@ Usage: cargo xtask COMMAND
   test [--unit | --end-to-end | --fuzz] [--debug] [NAME...]
                      every test: of the crates, then of the built agent against the running kernel (as root);
                      NAME: only tests whose name contains it
+  test --kernels [--debug] [VERSION...] [NAME...]
+                     the end-to-end tests in virtual machines with Debian's kernels (5.10, 6.1, 6.12, 6.18 and the
+                     newest if none is named); a run of all of them rewrites docs/KERNELS.md
   lint               formatting, clippy and documentation, warnings are errors; the kernel programs included
   demo [-- ARGS...]  a client with pooled connections behind a NAT that forgets them, and the agent on it; ARGS go to
                      `agent watch`

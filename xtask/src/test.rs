@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::process::{as_root, cargo, is_root, line, say};
 use crate::test_tools::{self, Variables};
-use crate::{build, setup, take_flags, workspace};
+use crate::{build, kernels, setup, take_flags, workspace};
 
 /// What libtest's `test result:` lines of one `cargo test` add up to.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +28,7 @@ struct Outcome {
 }
 
 pub fn command(mut args: Vec<String>) -> Result<ExitCode> {
-    let flags = take_flags(&mut args, &["--unit", "--end-to-end", "--debug", "--fuzz"])?;
+    let flags = take_flags(&mut args, &["--unit", "--end-to-end", "--debug", "--fuzz", "--kernels"])?;
     let given = |flag: &str| flags.iter().any(|f| f == flag);
     let (unit, end_to_end) = match (given("--unit"), given("--end-to-end")) {
         (false, false) => (true, true),
@@ -37,6 +37,9 @@ pub fn command(mut args: Vec<String>) -> Result<ExitCode> {
     setup::for_building()?;
     if given("--fuzz") {
         return fuzz(&args);
+    }
+    if given("--kernels") {
+        return kernels::run(&args, !given("--debug"));
     }
     let mut outcomes = Vec::new();
     if unit {

@@ -10,8 +10,11 @@ use crate::process::{find, must, output, say};
 use crate::{apt, workspace};
 
 /// (program, Debian package)
-const PROGRAMS: [(&str, &str); 8] = [
+const PROGRAMS: [(&str, &str); 11] = [
     ("ip", "iproute2"),
+    ("ss", "iproute2"),
+    ("prlimit", "util-linux"),
+    ("setpriv", "util-linux"),
     ("nft", "nftables"),
     ("nginx", "nginx-light"),
     ("curl", "curl"),

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::expect;
 use crate::lab::Ns;
-use crate::wait::{Lines, PATIENCE};
+use crate::wait::{Lines, patience};
 
 /// A socket of a workload, as the workload itself knows it: what the agent's lines are compared with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,7 +146,7 @@ impl Workload {
 
     /// The answer, success or not.
     pub fn answer(&self, op: Op) -> Value {
-        self.poll(op, PATIENCE).unwrap_or_else(|| panic!("no answer to command {} within {PATIENCE:?}", op.0))
+        self.poll(op, patience()).unwrap_or_else(|| panic!("no answer to command {} within {:?}", op.0, patience()))
     }
 
     /// Does a command that must succeed.
@@ -165,7 +165,7 @@ impl Workload {
 
     /// Waits for something the workload says on its own.
     pub fn event(&self, expected: &Value) -> Value {
-        self.lines.wait(PATIENCE, |p| p.lines.iter().find(|l| expect::matches(expected, l)).cloned()).unwrap_or_else(
+        self.lines.wait(patience(), |p| p.lines.iter().find(|l| expect::matches(expected, l)).cloned()).unwrap_or_else(
             || panic!("the workload did not say it: {}", expect::nearest(expected, &self.lines.lock().lines)),
         )
     }

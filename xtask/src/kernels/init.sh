@@ -1,0 +1,33 @@
+#!/bin/sh
+# The first process of a test machine: mounts, modules, then `agent doctor` and the tests, all told over the second
+# serial port. Lines that begin with `===` are for xtask (boot.rs).
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
+/bin/busybox mkdir -p /proc /sys /dev /run /root
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/pts
+mount -t devpts devpts /dev/pts
+mount -t tracefs tracefs /sys/kernel/tracing
+mount -t bpf bpf /sys/fs/bpf
+mount -t cgroup2 none /sys/fs/cgroup
+# Not a tmpfs: files of the tests may lie below it.
+mkdir -p /tmp
+chmod 1777 /tmp
+exec >/dev/ttyS1 2>&1 </dev/null
+stty -F /dev/ttyS1 raw
+echo "=== release $(uname -r)"
+while read -r module; do
+    insmod "/modules/$module" || echo "cannot load $module"
+done </modules/order
+ip link set lo up
+. /environment
+echo "=== doctor"
+/agent doctor --json || echo "doctor ended with $?"
+echo "=== tests"
+# shellcheck disable=SC2046
+/tests $(cat /arguments)
+echo "=== exit $?"
+sync
+poweroff -f
