@@ -231,6 +231,12 @@ pub fn tp_receive_reset(ctx: TracePointContext) -> u32 {
     }
     let mut h = f.head(kind::RECEIVE_RESET, sk, remote);
     h.flags = flag::FULL_SOCK;
+    // The record does not tell the state. The user side remembers it from the changes, but one of those may have been
+    // skipped: the kernel runs no second classic program on a CPU where one is running.
+    if offset!(skc_state) != ABSENT {
+        // SAFETY: integers; the helper gives zero where it cannot read.
+        h.state = unsafe { probe(sk + u64::from(offset!(skc_state))) };
+    }
     emit::record(&h);
     0
 }

@@ -2,6 +2,7 @@
 //! ([`workload`]), the agent as a child process ([`runner`]) and a way to say what its lines must hold ([`expect`]).
 
 pub mod expect;
+pub mod kernel;
 pub mod lab;
 pub mod nginx;
 pub mod runner;

@@ -34,9 +34,10 @@ Usage: cargo xtask COMMAND
   test [--unit | --end-to-end | --fuzz] [--debug] [NAME...]
                      every test: of the crates, then of the built agent against the running kernel (as root);
                      NAME: only tests whose name contains it
-  test --kernels [--debug] [VERSION...] [NAME...]
+  test --kernels [--quick] [--debug] [VERSION...] [NAME...]
                      the end-to-end tests in virtual machines with Debian's kernels (5.10, 6.1, 6.12, 6.18 and the
-                     newest if none is named); a run of all of them rewrites docs/KERNELS.md
+                     newest if none is named); a whole run of them rewrites docs/KERNELS.md. --quick: a test or two of
+                     each feature
   lint               formatting, clippy and documentation, warnings are errors; the kernel programs included
   demo [-- ARGS...]  a client with pooled connections behind a NAT that forgets them, and the agent on it; ARGS go to
                      `agent watch`

@@ -28,7 +28,7 @@ struct Outcome {
 }
 
 pub fn command(mut args: Vec<String>) -> Result<ExitCode> {
-    let flags = take_flags(&mut args, &["--unit", "--end-to-end", "--debug", "--fuzz", "--kernels"])?;
+    let flags = take_flags(&mut args, &["--unit", "--end-to-end", "--debug", "--fuzz", "--kernels", "--quick"])?;
     let given = |flag: &str| flags.iter().any(|f| f == flag);
     let (unit, end_to_end) = match (given("--unit"), given("--end-to-end")) {
         (false, false) => (true, true),
@@ -39,7 +39,7 @@ pub fn command(mut args: Vec<String>) -> Result<ExitCode> {
         return fuzz(&args);
     }
     if given("--kernels") {
-        return kernels::run(&args, !given("--debug"));
+        return kernels::run(&args, !given("--debug"), given("--quick"));
     }
     let mut outcomes = Vec::new();
     if unit {

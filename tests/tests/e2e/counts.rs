@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use agent_tests::kernel;
 use agent_tests::lab::{Ns, Way};
 use agent_tests::runner::{Builder, Sys};
+use agent_tests::wait::slowness;
 use agent_tests::workload::Workload;
 use serde_json::json;
 
@@ -55,18 +57,23 @@ fn a_storm_is_counted_exactly() {
             .sys(sys)
             .start();
         let before = ns.snmp().unwrap();
-        storm.call(&format!("storm {address}:9 20000 40000"));
-        storm.call(&format!("rawstorm {address}:7 {address}:9 20000 40000"));
+        let each = 20_000 / i64::from(slowness());
+        storm.call(&format!("storm {address}:9 {each} 40000"));
+        storm.call(&format!("rawstorm {address}:7 {address}:9 {each} 40000"));
         let truth = ns.snmp().unwrap().since(&before, "Tcp.OutRsts");
-        assert_eq!(truth, 40_000);
+        assert_eq!(truth, 2 * each);
         let run = agent.stop();
-        assert_eq!(run.total("resets_sent"), truth, "{backend}");
-        assert_eq!(run.total("resets_received"), 20_000, "{backend}");
+        // A closed port answers without a socket: old kernels do not show that.
+        let sent = if kernel::shows_resets_without_socket() { truth } else { 0 };
+        assert_eq!(run.total("resets_sent"), sent, "{backend}");
+        assert_eq!(run.total("resets_received"), each, "{backend}");
         // What the ring had no room for is said, and adds up.
         let lines = run.all(&json!({"type": "reset"})).len() as i64;
         let lost = run.total("lost");
-        assert!(lines + lost >= 60_000, "{backend}: {lines} lines and {lost} lost of 60000 resets");
-        run.one(&json!({"type": "reset", "direction": "sent", "socket": null_or_absent()}));
+        assert!(lines + lost >= each + sent, "{backend}: {lines} lines and {lost} lost of {} resets", each + sent);
+        if sent > 0 {
+            run.one(&json!({"type": "reset", "direction": "sent", "socket": null_or_absent()}));
+        }
     }
 }
 
@@ -87,6 +94,6 @@ fn interrupted_in_a_storm() {
     agent.expect_n(&json!({"type": "reset"}), 1000);
     let run = agent.stop();
     drop(storm);
-    assert!(run.took < Duration::from_secs(1), "SIGINT took {:?}", run.took);
+    assert!(run.took < Duration::from_secs(1) * slowness(), "SIGINT took {:?}", run.took);
     assert_eq!(run.one(&json!({"type": "end"}))["reason"], "interrupted");
 }

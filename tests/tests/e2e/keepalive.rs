@@ -10,6 +10,7 @@ use agent_tests::wait::until;
 use agent_tests::workload::Workload;
 use serde_json::json;
 
+use crate::actions::methods;
 use crate::clients::start;
 use crate::scene::{PORT, Scene};
 
@@ -181,11 +182,15 @@ fn keepalive_in_a_container() {
     let contained = Workload::builder().ns(&s.lab.client).pidns().start();
     s.server.serve(s.server_at(PORT), "echo");
     let c = contained.connect(s.server_at(PORT));
-    for method in ["pidfd", "bpf"] {
+    for method in methods() {
         let idle = if method == "bpf" { "20s" } else { "10s" };
         let run = keepalive(contained.pid(), directory.path(), &["--idle", idle, "--method", method]);
         run.one(&json!({"type": "action", "socket": c.cookie, "result": "applied", "method": method}));
         let now = contained.call(&format!("options {}", c.id));
         assert_eq!(format!("{}s", now["idle_s"]), idle);
+    }
+    if !methods().contains(&"bpf") {
+        let run = keepalive(contained.pid(), directory.path(), &["--idle", "20s", "--method", "bpf"]);
+        run.one(&json!({"type": "action", "result": "failed", "error": {"$has": "--method pidfd"}}));
     }
 }

@@ -30,6 +30,23 @@ const WITH_OTHER_CLIENTS: [&str; 6] = [
     "server_limits_are_learned",
     "limits::probe",
 ];
+/// One test or two of each feature, for every change (.ci/run): four minutes on a machine.
+const QUICK: [&str; 14] = [
+    "actions::the_guard_sees",
+    "attribution::accepted_by",
+    "attribution::in_another_pid",
+    "counts::a_storm",
+    "events::",
+    "filters::a_v4_mapped",
+    "keepalive::keepalive_in_a_container",
+    "sockets::",
+    "findings::idle_path_dead_v4_4s",
+    "findings::idle_path_reset_v6_6s",
+    "findings::stale_reuse_v6_2s",
+    "findings::peer_abort_v4_now",
+    "findings::injected_v4_now",
+    "findings::local_abort_linger_v4",
+];
 /// Tests wait for timers of TCP more than they compute, also where computing is slow.
 const THREADS: u32 = 4;
 /// How much longer than on real hardware anything may take (tests/src/wait.rs).
@@ -37,10 +54,14 @@ const SLOWNESS: u32 = 5;
 /// For everything in one machine. The whole suite takes about ten minutes.
 const LIMIT: Duration = Duration::from_secs(25 * 60);
 
-/// Boots the kernels of those `words` that are versions, and runs the tests whose names contain one of the others.
-pub fn run(words: &[String], release: bool) -> Result<ExitCode> {
-    let (versions, names): (Vec<&str>, Vec<&str>) =
+/// Boots the kernels of those `words` that are versions, and runs the tests whose names contain one of the others;
+/// `quick`: only the few that say most.
+pub fn run(words: &[String], release: bool, quick: bool) -> Result<ExitCode> {
+    let (versions, mut names): (Vec<&str>, Vec<&str>) =
         words.iter().map(String::as_str).partition(|w| packages::is_version(w));
+    if quick {
+        names.extend(QUICK);
+    }
     let complete = versions.is_empty() && names.is_empty();
     let versions = if versions.is_empty() { ALL.to_vec() } else { versions };
 
