@@ -270,7 +270,7 @@ fn tell<R: Rule>(
     let announce = match &group.announced {
         None => true,
         Some(old) if old.confidence != finding.confidence => true,
-        Some(old) if material(old, &finding) => {
+        Some(old) if material(old, &finding) || end_moved(old, &finding, now.since(group.announced_at)) => {
             if now >= group.announced_at.plus(UPDATE_EVERY) {
                 true
             } else {
@@ -326,6 +326,13 @@ fn close<F>(group: &mut Group<F>, now: Mono, out: &mut Vec<Finding>) {
         false => finding.evidence.extend(group.ended.drain(..).filter(|e| !last.evidence.contains(e))),
     }
     out.push(finding);
+}
+
+/// Whether the kernel will give up at another time than was told (a sysctl or TCP_USER_TIMEOUT was changed).
+fn end_moved(old: &Finding, new: &Finding, since: Duration) -> bool {
+    let (Some(told), Some(left)) = (old.gives_up_in_s, new.gives_up_in_s) else { return false };
+    let moved = (left - (told - since.as_secs_f64()).max(0.0)).abs();
+    moved >= MATERIAL_STEP && moved >= told * MATERIAL_PART
 }
 
 /// Whether a person or a tool would want to hear of the difference.

@@ -10,6 +10,8 @@ use crate::state::Socket;
 
 /// How long a connection that ended stuck stays in its finding, so that a person still reads why.
 pub const AFTERGLOW: Duration = Duration::from_secs(60);
+/// A connection of a thousand segments sees runs this unlikely: no sign of more than the loss it already had.
+const CHANCE: f64 = 0.001;
 /// Average size of the acknowledged segments, in parts of the MSS, from which full ones must have been among them.
 const MIXED_SEGMENTS: f64 = 0.8;
 
@@ -37,6 +39,8 @@ pub struct Stuck {
     pub mss: Option<u32>,
     pub full_retransmits: u32,
     pub bytes_acked: Option<u64>,
+    /// Share of this connection's segments that were lost and made good before.
+    pub loss: f64,
     /// Something was acknowledged although the stuck data was already out: smaller segments pass.
     pub acked_beside: bool,
     /// The kernel gave up.
@@ -47,6 +51,12 @@ impl Stuck {
     /// From the first send to the end, the whole hang that an application without a timeout of its own sees.
     pub fn stall(&self) -> Option<Duration> {
         self.gave_up_at.or(self.gives_up_at).map(|t| t.since(self.since))
+    }
+
+    /// Whether loss at the rate this connection had before may well swallow so many segments in a row.
+    pub fn may_be_loss(&self) -> bool {
+        let in_a_row = i32::try_from(self.rtos + 1).unwrap_or(i32::MAX);
+        self.loss.powi(in_a_row) > CHANCE
     }
 
     pub fn brief(&self, t: &Thresholds, rtt: Option<Duration>) -> StuckBrief {
@@ -81,6 +91,7 @@ pub fn judge(now: Mono, s: &Socket, t: &Thresholds) -> Option<Stuck> {
         mss: s.tcp.send_mss,
         full_retransmits: a.full_retransmits,
         bytes_acked: s.tcp.bytes_acked,
+        loss: loss(s),
         acked_beside: a.acked_beside,
         gave_up_at,
     };
@@ -101,6 +112,11 @@ pub fn judge(now: Mono, s: &Socket, t: &Thresholds) -> Option<Stuck> {
         Kind::Outage
     };
     Some(Stuck { kind, ..stuck })
+}
+
+fn loss(s: &Socket) -> f64 {
+    let sent = s.tcp.data_segments_sent.unwrap_or(0).saturating_sub(s.activity.data_segments_at_first.unwrap_or(0));
+    if sent == 0 { 0.0 } else { (s.activity.progress_retransmits as f64 / f64::from(sent)).min(1.0) }
 }
 
 /// Whether only full-size segments are lost while smaller ones got through, and no full-size one ever did.

@@ -69,7 +69,9 @@ pub struct Activity {
     pub retransmits_since_heard: u32,
     /// FIN received: when the state became CLOSE_WAIT (or LAST_ACK, CLOSING, TIME_WAIT by the peer's FIN).
     pub fin_received: Option<Mono>,
-    /// How long the connection had been idle when that FIN came.
+    /// The FIN came before the agent: `fin_received` is then the latest time at which it may have come.
+    pub fin_unseen: bool,
+    /// How long the connection had been idle when that FIN came; `None` for one that nobody saw.
     pub idle_at_fin: Option<Duration>,
     pub syn_retransmits: u32,
     /// A send after an idle gap that is not answered yet: when, and how long the gap was.
@@ -97,7 +99,13 @@ pub struct Activity {
     pub acked_beside: bool,
     /// Bytes acknowledged at the last progress.
     pub acked_mark: Option<u64>,
-    /// Retransmitted segments in silences that ended with an ACK soon after: loss on a path that works.
+    /// Retransmitted segments, and timeouts among them, whose data is not acknowledged yet.
+    pub unsettled_retransmits: u32,
+    pub unsettled_rtos: u32,
+    /// After an interruption: what had been sent by then, in `bytes_acked` counts. Up to there the kernel sends
+    /// everything again, which is no new loss.
+    pub recovery_mark: Option<u64>,
+    /// Retransmitted segments that were acknowledged soon after: loss on a path that works.
     pub progress_retransmits: u64,
     /// The first and the latest of those losses.
     pub first_loss: Option<Mono>,

@@ -8,7 +8,6 @@ mod counts;
 mod events;
 mod filters;
 mod findings;
-mod findings_clients;
 mod keepalive;
 mod lab;
 mod lifecycle;

@@ -33,9 +33,10 @@ impl Rule for PathOutage {
         let all = Together::of(cx.now, cases)?;
         let worst = cases.iter().map(|c| c.fact.rtos).max()?;
         let others = cx.dest.alive_after(all.since);
+        let lossy = cases.len() == 1 && cases[0].fact.may_be_loss();
         let confidence = match (others, cases.len()) {
             (true, _) => Confidence::Possible,
-            (false, 1) if worst < 3 => Confidence::Possible,
+            (false, 1) if worst < 3 || lossy => Confidence::Possible,
             (false, _) => Confidence::Likely,
         };
         let what = if others {
@@ -67,6 +68,12 @@ impl Rule for PathOutage {
         if others && let Some(heard) = cx.dest.last_heard {
             body.fact(heard, "another connection to the same destination got an ACK");
             body.rival("The whole path is down: no, another connection still gets answers; a router or load balancer drops this flow alone, or one of several paths is broken.");
+        }
+        if lossy {
+            body.rival(format!(
+                "More of the loss that this connection had before ({:.0} % of its segments): at that rate such a run of timeouts is ordinary.",
+                100.0 * cases[0].fact.loss
+            ));
         }
         body.rival("The destination host is down rather than the path: from here both look the same.");
         body.rival("An idle timeout on the path: unlikely, at least one of these connections had no idle gap before it fell silent.");

@@ -54,11 +54,31 @@ pub(super) fn progress(s: &mut Socket, at: Mono, bytes_acked: Option<u64>) {
         if s.activity.unanswered_since.is_some() {
             alive(s, s.activity.last_heard.unwrap_or(at));
         }
+        settle(s, at, bytes_acked);
         let a = &mut s.activity;
         a.full_retransmits = 0;
         a.small_retransmits = 0;
         a.acked_beside = false;
         a.acked_mark = bytes_acked;
+    }
+}
+
+/// What was retransmitted is acknowledged: loss on a working path, unless the path was interrupted.
+fn settle(s: &mut Socket, at: Mono, bytes_acked: Option<u64>) {
+    // Everything that was out at the last look.
+    let sent = s.tcp.bytes_acked.zip(s.tcp.unacked_bytes).map(|(acked, out)| acked + out);
+    let a = &mut s.activity;
+    let (retransmits, rtos) = (a.unsettled_retransmits, a.unsettled_rtos);
+    (a.unsettled_retransmits, a.unsettled_rtos) = (0, 0);
+    if rtos > LOSS_RTOS {
+        a.recovery_mark = sent;
+    } else if retransmits > 0 && a.recovery_mark.is_none() {
+        a.progress_retransmits += u64::from(retransmits);
+        a.first_loss = a.first_loss.or(Some(at));
+        a.last_loss = Some(at);
+    }
+    if a.recovery_mark.is_some() && bytes_acked >= a.recovery_mark {
+        a.recovery_mark = None;
     }
 }
 
@@ -74,12 +94,14 @@ pub(super) fn alive(s: &mut Socket, t: Mono) {
     if a.retransmits_since_heard > 0 {
         // Unless the ACK makes progress (see `progress`), it is for something sent later.
         a.acked_beside = true;
-        if a.rto_since_heard <= LOSS_RTOS {
-            a.progress_retransmits += u64::from(a.retransmits_since_heard);
-            a.first_loss = a.first_loss.or(Some(t));
-            a.last_loss = Some(t);
+        a.unsettled_retransmits = a.unsettled_retransmits.saturating_add(a.retransmits_since_heard);
+        a.unsettled_rtos = a.unsettled_rtos.saturating_add(a.rto_since_heard);
+        if a.acked_mark.is_none() {
+            // This kernel does not count what was acknowledged: any ACK has to do.
+            settle(s, t, None);
         }
     }
+    let a = &mut s.activity;
     a.last_heard = a.last_heard.max(Some(t));
     if a.pending_gap.is_none()
         && let (Some(idle), Some(since)) = (a.idle_before, a.unanswered_since)

@@ -100,7 +100,8 @@ fn fin_received(s: &mut Socket, at: Mono, seen: bool) {
     // The event is exact; a sample may have shown the new state before the event was read.
     if s.activity.fin_received.is_none_or(|t| at < t) {
         let last = s.activity.last_data_received.max(s.activity.last_sent);
-        s.activity.idle_at_fin = last.map(|t| at.since(t));
+        s.activity.fin_unseen = !seen;
+        s.activity.idle_at_fin = last.filter(|_| seen).map(|t| at.since(t));
         s.activity.outstanding_at_fin = s
             .activity
             .last_sent
@@ -132,6 +133,11 @@ pub(in crate::state) fn state(s: &mut Socket, at: Mono, c: &StateChange) {
 /// the handshake lies within the granularity of those stamps from the SYN.
 pub(super) fn refine_fin(s: &mut Socket) {
     let a = &mut s.activity;
+    if a.fin_unseen {
+        // The FIN carried an ACK; an open connection's probes may have brought later ones.
+        a.fin_received = a.fin_received.min(a.last_heard).or(a.fin_received);
+        return;
+    }
     let (Some(fin), Some(data)) = (a.fin_received, a.last_data_received) else { return };
     if data > fin {
         return;

@@ -12,8 +12,8 @@ use agent_tests::wait::until;
 use agent_tests::workload::Workload;
 use serde_json::{Value, json};
 
+use super::{near, only, quick, sleep};
 use crate::clients::start;
-use crate::findings::{near, only, quick, sleep};
 use crate::scene::PORT;
 
 const PYTHON: &[&str] = &["python3", "client.py"];
