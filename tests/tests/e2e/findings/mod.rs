@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agent_tests::runner::{Builder, Run};
+use agent_tests::wait::slowness;
 use agent_tests::workload::{Conn, Workload};
 use serde_json::{Value, json};
 
@@ -33,7 +34,10 @@ fn about(code: &str, sockets: &[&Conn]) -> Value {
 /// A number of a finding lies within a tenth of what the test knows.
 fn near(finding: &Value, name: &str, truth: f64) {
     let got = finding["numbers"][name].as_f64().unwrap_or_else(|| panic!("no number {name}: {finding}"));
-    assert!((got - truth).abs() <= truth.abs() * 0.1 + 0.05, "{name} is {got}, in truth {truth}: {finding}");
+    assert!(
+        (got - truth).abs() <= truth.abs() * 0.1 + 0.05 * f64::from(slowness()),
+        "{name} is {got}, in truth {truth}: {finding}"
+    );
 }
 
 /// Findings above `possible` are of these codes only. With `AGENT_KEEP_RECORDINGS=DIR` the run is kept as

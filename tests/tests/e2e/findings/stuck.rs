@@ -128,7 +128,7 @@ fn unanswered_connect(s: &Scene, age: Duration) {
     let truth = s.lab.client.snmp().unwrap().since(&before, "Tcp.RetransSegs");
     let run = agent.stop();
     let last = run.last(&json!({"type": "finding", "code": "connect-timeout"}));
-    let told = last["numbers"]["retransmits"].as_i64().unwrap_or(-1);
+    let told = last["numbers"]["retransmits"].as_f64().unwrap_or(-1.0) as i64;
     assert!((truth - 2..=truth).contains(&told), "{told} SYN retransmits, in truth {truth}: {last}");
     only(&run, &["connect-timeout"]);
 }
