@@ -40,12 +40,12 @@ const QUICK: [&str; 14] = [
     "filters::a_v4_mapped",
     "keepalive::keepalive_in_a_container",
     "sockets::",
-    "findings::idle_path_dead_v4_4s",
-    "findings::idle_path_reset_v6_6s",
-    "findings::stale_reuse_v6_2s",
-    "findings::peer_abort_v4_now",
-    "findings::injected_v4_now",
-    "findings::local_abort_linger_v4",
+    "findings::stuck::idle_path_dead_v4",
+    "findings::resets::idle_path_reset_v6",
+    "findings::resets::stale_reuse_v6",
+    "findings::resets::peer_abort_v4",
+    "findings::resets::injected_v4",
+    "findings::resets::local_abort_linger_v4",
 ];
 /// Tests wait for timers of TCP more than they compute, also where computing is slow.
 const THREADS: u32 = 4;
@@ -84,7 +84,7 @@ pub fn run(words: &[String], release: bool, quick: bool) -> Result<ExitCode> {
             agent: &programs.agent,
             workload: &programs.workload,
             tests: &programs.tests,
-            data: &[workspace::root().join("tests/tests/e2e/findings.toml")],
+            data: &[workspace::root().join("agent/tests/recordings/thresholds.toml")],
             modules: &modules::in_order(&kernel.modules, &busybox)?,
             arguments: &arguments(&names),
             environment: &environment(),

@@ -18,7 +18,8 @@ use crate::scene::{watch, with};
 
 /// Where the recordings are that the rules are tested on without a kernel, and the thresholds they were made with.
 fn recordings() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../agent/tests/recordings")
+    // Without `..`: of the sources, an emulated machine has this folder only.
+    Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("agent").join("tests/recordings")
 }
 
 /// Shorter thresholds than the defaults where time alone decides; what is not in the file keeps its default.
@@ -79,7 +80,8 @@ fn ms(n: u64) -> Duration {
 
 /// One story at several timings side by side, each in a network of its own: nearly all of their time is waiting.
 fn side_by_side(name: &str, timings: &[u64], story: impl Fn(Duration) + Sync) {
-    let name = name.rsplit("::").next().unwrap_or(name);
+    // An emulated machine is too slow for more than one at a time.
+    let timings = if slowness() > 1 { &timings[..1] } else { timings };
     std::thread::scope(|scope| {
         let runs: Vec<_> = timings
             .iter()
