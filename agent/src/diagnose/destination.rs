@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::{Code, Mono, SocketId};
-use crate::state::Socket;
+use crate::model::{Code, IdleLimits, Mono, SocketId};
+use crate::state::{Socket, Table};
 
 /// Destinations kept; the ones without sockets leave first. More than any client talks to at once.
 pub const MAX_DESTINATIONS: usize = 8_192;
@@ -43,15 +43,36 @@ impl DestinationKey {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DestinationId(pub u32);
 
-/// How long this destination and the path to it let a connection idle, as far as seen.
+/// How long this destination and the path to it let a connection idle: as far as the rules saw it themselves, and as
+/// far as the learner told (earlier runs included).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Learned {
     /// Idle time at each FIN that the server sent on an idle connection; the latest last.
-    pub server_idle: VecDeque<Duration>,
-    /// Shortest silence after which the path was found dead.
-    pub path_killed: Option<Duration>,
-    /// Longest silence after which data still got through.
-    pub survived: Option<Duration>,
+    server_idle: VecDeque<Duration>,
+    path_killed: Option<Duration>,
+    survived: Option<Duration>,
+    told: Told,
+}
+
+/// What the learner knows of one destination, at whatever addresses.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+struct Told {
+    server_limit: Option<(Duration, usize)>,
+    path_killed: Option<Duration>,
+    survived: Option<Duration>,
+}
+
+impl Told {
+    fn add(&mut self, l: &IdleLimits) {
+        let server = l.server_closes.map(|f| (f.median, usize::try_from(f.count).unwrap_or(usize::MAX)));
+        self.server_limit = more_samples(self.server_limit, server);
+        self.path_killed = self.path_killed.into_iter().chain(l.path_killed()).min();
+        self.survived = self.survived.max(l.longest_survivor);
+    }
+}
+
+fn more_samples(a: Option<(Duration, usize)>, b: Option<(Duration, usize)>) -> Option<(Duration, usize)> {
+    if b.map_or(0, |x| x.1) > a.map_or(0, |x| x.1) { b } else { a }
 }
 
 impl Learned {
@@ -59,7 +80,22 @@ impl Learned {
     pub fn server_limit(&self) -> Option<(Duration, usize)> {
         let mut all: Vec<Duration> = self.server_idle.iter().copied().collect();
         all.sort_unstable();
-        Some((*all.get(all.len() / 2)?, all.len()))
+        let seen = all.get(all.len() / 2).map(|median| (*median, all.len()));
+        more_samples(seen, self.told.server_limit)
+    }
+
+    /// Shortest silence after which the path was found dead.
+    pub fn path_killed(&self) -> Option<Duration> {
+        self.path_killed.into_iter().chain(self.told.path_killed).min()
+    }
+
+    /// Longest silence after which data still got through.
+    pub fn survived(&self) -> Option<Duration> {
+        self.survived.max(self.told.survived)
+    }
+
+    pub fn has_survived(&mut self, gap: Duration) {
+        self.survived = self.survived.max(Some(gap));
     }
 
     pub fn server_closed(&mut self, idle: Duration) {
@@ -154,6 +190,9 @@ pub struct Destinations {
     free: Vec<DestinationId>,
     /// Last connect of a process to a port, at whatever address: a name may have several.
     ports: HashMap<(u32, u16), Mono>,
+    /// What the learner told, also of destinations that were not met yet.
+    told: HashMap<DestinationKey, Told>,
+    told_revision: u64,
 }
 
 impl Destinations {
@@ -171,7 +210,8 @@ impl Destinations {
             return None;
         }
         let loopback = s.flow.is_some_and(|f| f.remote.ip().is_loopback());
-        let fresh = Destination::new(s.destination().into(), loopback);
+        let mut fresh = Destination::new(s.destination().into(), loopback);
+        fresh.learned.told = self.told.get(&key).copied().unwrap_or_default();
         let id = match self.free.pop() {
             Some(id) => {
                 self.list[id.0 as usize] = fresh;
@@ -184,6 +224,25 @@ impl Destinations {
         };
         self.ids.insert(key, id);
         Some(id)
+    }
+
+    /// Takes over what the learner knows, if it knows more than last time.
+    pub fn learn(&mut self, table: &Table) {
+        if self.told_revision == table.limits_revision() {
+            return;
+        }
+        self.told_revision = table.limits_revision();
+        self.told.clear();
+        for l in table.limits() {
+            let key = match &l.name {
+                Some(name) => DestinationKey::Name(name.clone(), l.remote.port()),
+                None => DestinationKey::Address(l.remote),
+            };
+            self.told.entry(key).or_default().add(l);
+        }
+        for (key, id) in &self.ids {
+            self.list[id.0 as usize].learned.told = self.told.get(key).copied().unwrap_or_default();
+        }
     }
 
     /// Forgets the destinations that no socket has any more.
@@ -226,6 +285,7 @@ impl Destinations {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{Event, EventKind, IdleFigure};
 
     #[test]
     fn the_limit_is_the_median() {
@@ -237,7 +297,50 @@ mod tests {
         assert_eq!(l.server_limit(), Some((Duration::from_secs(2), 3)));
         l.killed(Duration::from_secs(60));
         l.killed(Duration::from_secs(90));
-        assert_eq!(l.path_killed, Some(Duration::from_secs(60)));
+        assert_eq!(l.path_killed(), Some(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn what_the_learner_tells_counts_for_known_and_for_new_destinations() {
+        let seconds = Duration::from_secs;
+        let mut d = Destinations::default();
+        let socket = |port: u16| {
+            let mut s = Socket::new(SocketId(u64::from(port)), Mono(0));
+            s.flow = Some(crate::model::Flow {
+                local: ([10, 0, 0, 1], 40_000).into(),
+                remote: ([10, 0, 0, 2], port).into(),
+            });
+            s
+        };
+        let met = d.intern(&socket(443)).unwrap();
+        d.get_mut(met).learned.server_closed(seconds(50));
+        let mut table = Table::new(Default::default());
+        for port in [443, 80] {
+            let figure =
+                |s| Some(IdleFigure { count: 4, median: seconds(s), shortest: seconds(s - 1), spread: seconds(1) });
+            let limits = IdleLimits {
+                name: None,
+                remote: ([10, 0, 0, 2], port).into(),
+                server_closes: figure(60),
+                path_drops: figure(90),
+                path_resets: None,
+                resets: None,
+                survived: 1,
+                longest_survivor: Some(seconds(55)),
+                pool_timeout: None,
+                keepalive_idle: None,
+            };
+            table.apply(&Event { at: Mono(1), kind: EventKind::Limits(Box::new(limits)) });
+        }
+        d.learn(&table);
+        let later = d.intern(&socket(80)).unwrap();
+        for id in [met, later] {
+            let l = &d.get(id).learned;
+            assert_eq!(l.server_limit(), Some((seconds(60), 4)), "four samples beat one");
+            assert_eq!((l.path_killed(), l.survived()), (Some(seconds(89)), Some(seconds(55))));
+        }
+        d.get_mut(met).learned.killed(seconds(30));
+        assert_eq!(d.get(met).learned.path_killed(), Some(seconds(30)), "its own eyes saw less");
     }
 
     #[test]

@@ -99,6 +99,7 @@ impl Engine {
     /// Looks at the sockets that changed since the last call and at those whose time has come; returns the findings
     /// that opened, changed materially or closed, the most important first. `now` must not go back.
     pub fn evaluate(&mut self, now: Mono, table: &Table, changed: &[SocketId]) -> Vec<Finding> {
+        self.dests.learn(table);
         let mut worked = false;
         for id in changed {
             if let Some(s) = table.get(*id) {
@@ -264,7 +265,7 @@ impl Engine {
             }
         }
         if let Some(survived) = a.longest_survived_idle {
-            d.learned.survived = d.learned.survived.max(Some(survived));
+            d.learned.has_survived(survived);
         }
         if let (Some(fin), Some(idle)) = (a.fin_received, a.idle_at_fin)
             && memo.fin_counted != Some(fin)

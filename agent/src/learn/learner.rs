@@ -1,11 +1,11 @@
 //! Turns what happens to sockets into samples. Fed with each socket that changed; time is passed in.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use super::book::{Book, Key};
+use super::book::{Book, Key, MAX_DESTINATIONS};
 use super::limits::{Limits, SHORTEST_GAP};
-use crate::model::{Mono, ResetDirection, ResetOrigin, SocketId, TcpState};
+use crate::model::{IdleLimits, Mono, ResetDirection, ResetOrigin, SocketId, TcpState};
 use crate::state::Socket;
 
 /// Unanswered RTOs before a send counts as swallowed: one may be plain loss.
@@ -13,6 +13,8 @@ const DEAD_RTOS: u32 = 2;
 /// A gap must be at least this long, and this many round trips, before a silence after it is blamed on it.
 const DEAD_GAP: Duration = Duration::from_secs(2);
 const DEAD_GAP_ROUND_TRIPS: u32 = 20;
+/// A longer survivor is told when it is longer by this factor: each new pause of a growing series would be else.
+const NEWS: f64 = 1.1;
 
 /// What was already counted of one socket: every sample once.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,6 +23,8 @@ struct Seen {
     survived: Option<Mono>,
     dead: Option<Mono>,
     reset: Option<Mono>,
+    /// Looked up among what earlier runs knew, with or without a name.
+    met: Option<bool>,
 }
 
 /// Learns from sockets; holds what earlier runs knew (`known`) apart from what this run added (`learned`).
@@ -29,6 +33,10 @@ pub struct Learner {
     known: Book,
     learned: Book,
     seen: HashMap<SocketId, Seen>,
+    /// Destinations of earlier runs that were met in this one.
+    met: BTreeSet<Key>,
+    /// Destinations of which there is something to tell since the last [`Self::take_news`].
+    news: BTreeSet<Key>,
     /// Whether something was learned since the last save.
     dirty: bool,
 }
@@ -45,7 +53,16 @@ impl Learner {
         if socket.direction == Some(crate::model::Direction::Incoming) || flow.remote.ip().is_unspecified() {
             return;
         }
+        let key = || Key { name: socket.remote_name.as_deref().map(str::to_owned), address: flow.remote.to_string() };
+        let named = socket.remote_name.is_some();
         let mut seen = self.seen.get(&socket.id).copied().unwrap_or_default();
+        if seen.met != Some(named) {
+            seen.met = Some(named);
+            let key = key();
+            if self.known.entries.contains_key(&key) && self.met.insert(key.clone()) {
+                self.news.insert(key);
+            }
+        }
         let samples = samples(socket, &mut seen);
         if socket.is_closed() && samples.is_empty() {
             self.seen.remove(&socket.id);
@@ -55,13 +72,27 @@ impl Learner {
         if samples.is_empty() {
             return;
         }
-        let key = Key { name: socket.remote_name.as_deref().map(str::to_owned), address: flow.remote.to_string() };
+        let key = key();
+        let known = self.limits(&key).and_then(|l| l.longest_survivor_s);
+        let new = |s: &Sample| !matches!(s, Sample::Survived(d) if known.is_some_and(|k| d.as_secs_f64() < k * NEWS));
+        if self.learned.entries.len() >= MAX_DESTINATIONS && !self.learned.entries.contains_key(&key) {
+            return;
+        }
+        if samples.iter().any(new) {
+            self.news.insert(key.clone());
+        }
         let limits = self.learned.entries.entry(key).or_default();
         limits.updated = unix_s;
         for sample in samples {
             sample.apply(limits);
         }
         self.dirty = true;
+    }
+
+    /// What is known of the destinations that were met, or of which more was learned, since the last call.
+    pub fn take_news(&mut self) -> Vec<IdleLimits> {
+        let news = std::mem::take(&mut self.news);
+        news.iter().filter_map(|key| self.limits(key)?.told(key)).collect()
     }
 
     /// Forgets sockets that are no longer in the table.
@@ -259,6 +290,29 @@ mod tests {
         assert_eq!(all.entries.len(), 2);
         let by_name = l.limits(&Key { name: Some("api.example.com".into()), address: "192.0.2.1:443".into() });
         assert_eq!(by_name.unwrap().longest_survivor_s, Some(40.0));
+    }
+
+    #[test]
+    fn what_earlier_runs_knew_is_told_at_the_first_meeting_and_more_when_it_is_learned() {
+        let mut earlier = Limits::default();
+        earlier.server_close.add(Duration::from_secs(60));
+        earlier.path_drop.add(Duration::from_secs(90));
+        let key = Key { name: None, address: "192.0.2.1:443".into() };
+        let mut l = Learner::new(Book { entries: [(key, earlier)].into() });
+        let mut s = socket();
+        l.observe(1, &s);
+        let told = l.take_news();
+        let closes = told[0].server_closes.unwrap();
+        assert_eq!((told.len(), closes.count, closes.median), (1, 1, Duration::from_secs(60)));
+        assert_eq!(told[0].path_killed(), Some(Duration::from_secs(90)));
+        assert_eq!(told[0].keepalive_idle, Some(Duration::from_secs(30)));
+        l.observe(2, &s);
+        assert!(l.take_news().is_empty(), "told once");
+        for (at, gap, news) in [(9, 20, true), (10, 21, false), (11, 30, true)] {
+            s.activity.survived_gap = Some((Mono(at), Duration::from_secs(gap)));
+            l.observe(3, &s);
+            assert_eq!(!l.take_news().is_empty(), news, "{gap} s");
+        }
     }
 
     #[test]

@@ -5,6 +5,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::book::Key;
+use crate::model::{IdleFigure, IdleLimits};
+
 /// Samples kept per kind: enough for a spread, small enough to keep for a thousand destinations.
 pub const SAMPLES: usize = 32;
 
@@ -155,7 +158,36 @@ pub struct Advice {
     pub keepalive_idle_s: Option<u32>,
 }
 
+impl Samples {
+    fn figure(&self) -> Option<IdleFigure> {
+        let d = |s: f64| Duration::from_secs_f64(s.max(0.0));
+        Some(IdleFigure {
+            count: self.count,
+            median: d(self.median()?),
+            shortest: d(self.shortest()?),
+            spread: d(self.spread()?),
+        })
+    }
+}
+
 impl Limits {
+    /// For the other parts of the program; `None` if the key's address cannot be read.
+    pub fn told(&self, key: &Key) -> Option<IdleLimits> {
+        let advice = self.advice();
+        Some(IdleLimits {
+            name: key.name.as_deref().map(Into::into),
+            remote: key.address.parse().ok()?,
+            server_closes: self.server_close.figure(),
+            path_drops: self.path_drop.figure(),
+            path_resets: self.path_reset.figure(),
+            resets: self.reset.figure(),
+            survived: self.survived,
+            longest_survivor: self.longest_survivor_s.map(Duration::from_secs_f64),
+            pool_timeout: advice.pool_timeout_s.map(Duration::from_secs_f64),
+            keepalive_idle: advice.keepalive_idle_s.map(|s| Duration::from_secs(s.into())),
+        })
+    }
+
     /// A margin of a tenth, at least half a second, below the earliest close: the request must arrive before the
     /// server's timer fires, and the timers are not in step. Keepalive at a third of the shortest gap that killed: one
     /// lost probe may not be the end.

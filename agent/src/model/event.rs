@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    ActionRecord, Counters, Direction, End, Family, Finding, Flow, Keepalive, Mono, Owner, PacketFacts, ResetDirection,
-    ResetOrigin, RetransmitKind, Session, SocketId, TcpMetrics, TcpState,
+    ActionRecord, Counters, Direction, End, Family, Finding, Flow, IdleLimits, Keepalive, Mono, Owner, PacketFacts,
+    ResetDirection, ResetOrigin, RetransmitKind, Session, SocketId, TcpMetrics, TcpState,
 };
 
 #[derive(Clone, Debug, PartialEq)]
@@ -29,6 +29,8 @@ pub enum EventKind {
     },
     Finding(Box<Finding>),
     Action(Box<ActionRecord>),
+    /// Something was learned of a destination's idle limits, now or in an earlier run.
+    Limits(Box<IdleLimits>),
     Lost(Lost),
     End(Box<End>),
 }

@@ -470,6 +470,51 @@ pub struct OptionsPart {
     pub user_timeout_ms: u32,
 }
 
+/// What is known of how long a destination and the path to it let a connection idle, earlier runs included (`agent
+/// limits` prints all). Written when a destination of which something is known is first met, and whenever more is
+/// learned.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LimitsLine<'a> {
+    pub seq: u64,
+    pub time: Time,
+    pub remote: Addr,
+    #[serde(borrow, default)]
+    pub remote_name: Option<Text<'a>>,
+    /// The server sent FIN on an idle connection.
+    #[serde(default)]
+    pub server_closes: Option<IdleFigurePart>,
+    /// The next send was swallowed.
+    #[serde(default)]
+    pub path_drops: Option<IdleFigurePart>,
+    /// The next send was answered by a RST that the server did not make.
+    #[serde(default)]
+    pub path_resets: Option<IdleFigurePart>,
+    /// The next send was answered by a RST of the server's, or nobody knows whose.
+    #[serde(default)]
+    pub resets: Option<IdleFigurePart>,
+    /// Sends after an idle gap that were answered.
+    #[serde(default)]
+    pub survived: u64,
+    #[serde(default)]
+    pub longest_survivor_s: Option<Seconds>,
+    /// Advice: at most this long may a client's pool keep a connection.
+    #[serde(default)]
+    pub pool_timeout_s: Option<Seconds>,
+    /// Advice: TCP_KEEPIDLE.
+    #[serde(default)]
+    pub keepalive_idle_s: Option<Seconds>,
+}
+
+/// Idle times after which one thing happened.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct IdleFigurePart {
+    pub count: u64,
+    pub median_s: Seconds,
+    pub shortest_s: Seconds,
+    /// Largest minus smallest.
+    pub spread_s: Seconds,
+}
+
 /// Detail that was not seen since the last such line; totals and counters stay exact.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LostLine {

@@ -40,6 +40,7 @@ pub enum Line<'a> {
     Exit(ExitLine),
     Finding(FindingLine<'a>),
     Action(ActionLine<'a>),
+    Limits(LimitsLine<'a>),
     Lost(LostLine),
     End(EndLine<'a>),
 }
@@ -56,6 +57,7 @@ impl Line<'_> {
             Self::Exit(l) => l.time,
             Self::Finding(l) => l.time,
             Self::Action(l) => l.time,
+            Self::Limits(l) => l.time,
             Self::Lost(l) => l.time,
             Self::End(l) => l.time,
         }
@@ -72,6 +74,7 @@ impl Line<'_> {
             Self::Exit(l) => l.seq,
             Self::Finding(l) => l.seq,
             Self::Action(l) => l.seq,
+            Self::Limits(l) => l.seq,
             Self::Lost(l) => l.seq,
             Self::End(l) => l.seq,
         }

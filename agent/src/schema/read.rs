@@ -9,14 +9,14 @@ use serde::Deserialize;
 
 use super::Line;
 use super::lines::{
-    ActionLine, CountersPart, DetailPart, FindingLine, KeepalivePart, OptionsPart, PacketPart, ResetLine,
-    RetransmitLine, SessionLine, SocketLine, StateLine, TcpPart, Text, TotalsPart,
+    ActionLine, CountersPart, DetailPart, FindingLine, IdleFigurePart, KeepalivePart, LimitsLine, OptionsPart,
+    PacketPart, ResetLine, RetransmitLine, SessionLine, SocketLine, StateLine, TcpPart, Text, TotalsPart,
 };
 use super::wire::{Addr, Cookie, TcpState};
 use crate::model::{
-    ActionRecord, Code, Counters, End, Event, EventKind, Evidence, Finding, Flow, Hook, Keepalive, Lost, Mono,
-    OptionValues, Owner, PacketFacts, Reset, Retransmit, Sample, Session, SocketUpdate, StateChange, Targets,
-    TcpDetail, TcpMetrics, Totals, WallClock, sanitize,
+    ActionRecord, Code, Counters, End, Event, EventKind, Evidence, Finding, Flow, Hook, IdleFigure, IdleLimits,
+    Keepalive, Lost, Mono, OptionValues, Owner, PacketFacts, Reset, Retransmit, Sample, Session, SocketUpdate,
+    StateChange, Targets, TcpDetail, TcpMetrics, Totals, WallClock, sanitize,
 };
 
 /// Why a line gave no event.
@@ -68,6 +68,7 @@ impl<'a> Line<'a> {
             "exit" => Self::Exit(of(line)?),
             "finding" => Self::Finding(of(line)?),
             "action" => Self::Action(of(line)?),
+            "limits" => Self::Limits(of(line)?),
             "lost" => Self::Lost(of(line)?),
             "end" => Self::End(of(line)?),
             other => return Err(ReadError::Unknown(format!("type '{}'", sanitize(clip(other, 40).as_bytes())))),
@@ -99,6 +100,7 @@ impl<'a> Line<'a> {
                     .ok_or_else(|| unknown(&format!("finding '{}'", sanitize(clip(&l.code, 40).as_bytes()))))?,
             )),
             Self::Action(l) => EventKind::Action(Box::new(action(l).ok_or_else(|| unknown("action"))?)),
+            Self::Limits(l) => EventKind::Limits(Box::new(limits(l))),
             Self::Lost(l) => EventKind::Lost(Lost {
                 ring_full: cap(l.ring_full),
                 recursion_misses: cap(l.recursion_misses),
@@ -373,6 +375,29 @@ fn intern(name: &str) -> Option<&'static str> {
     let kept: &'static str = Box::leak(name.to_owned().into_boxed_str());
     names.insert(kept);
     Some(kept)
+}
+
+fn limits(l: &LimitsLine<'_>) -> IdleLimits {
+    let figure = |f: Option<IdleFigurePart>| {
+        f.map(|f| IdleFigure {
+            count: cap(f.count),
+            median: f.median_s.0,
+            shortest: f.shortest_s.0,
+            spread: f.spread_s.0,
+        })
+    };
+    IdleLimits {
+        name: l.remote_name.as_deref().map(|n| safe(n).into()),
+        remote: l.remote.0,
+        server_closes: figure(l.server_closes),
+        path_drops: figure(l.path_drops),
+        path_resets: figure(l.path_resets),
+        resets: figure(l.resets),
+        survived: cap(l.survived),
+        longest_survivor: l.longest_survivor_s.map(|s| s.0),
+        pool_timeout: l.pool_timeout_s.map(|s| s.0),
+        keepalive_idle: l.keepalive_idle_s.map(|s| s.0),
+    }
 }
 
 fn action(l: &ActionLine<'_>) -> Option<ActionRecord> {

@@ -227,6 +227,22 @@ pub(crate) fn action() -> ActionRecord {
     }
 }
 
+pub(crate) fn limits() -> IdleLimits {
+    let ms = Duration::from_millis;
+    IdleLimits {
+        name: Some("api.example.com".into()),
+        remote: "192.0.2.7:443".parse().unwrap(),
+        server_closes: Some(IdleFigure { count: 4, median: ms(60_000), shortest: ms(59_900), spread: ms(200) }),
+        path_drops: None,
+        path_resets: None,
+        resets: Some(IdleFigure { count: 1, median: ms(350_000), shortest: ms(350_000), spread: ms(0) }),
+        survived: 12,
+        longest_survivor: Some(ms(55_125)),
+        pool_timeout: Some(ms(53_000)),
+        keepalive_idle: Some(ms(116_000)),
+    }
+}
+
 /// Every kind of event, in an order that a run could have.
 pub(crate) fn all() -> Vec<Event> {
     let kinds = vec![
@@ -267,6 +283,7 @@ pub(crate) fn all() -> Vec<Event> {
         EventKind::Exit { pid: 4190 },
         EventKind::Finding(Box::new(finding())),
         EventKind::Action(Box::new(action())),
+        EventKind::Limits(Box::new(limits())),
         EventKind::Lost(Lost { ring_full: 1, recursion_misses: 2, table_full: 3 }),
         EventKind::End(Box::new(End {
             reason: "interrupted".into(),

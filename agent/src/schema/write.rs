@@ -3,15 +3,15 @@
 use std::borrow::Cow;
 
 use super::lines::{
-    ActionLine, CountersPart, DetailPart, EndLine, EvidencePart, ExitLine, FindingLine, HookPart, KeepalivePart,
-    LostLine, OptionsPart, OwnerPart, PacketPart, ResetLine, RetransmitLine, SampleLine, SessionLine, SocketLine,
-    StateLine, TargetsPart, TcpPart, TotalsPart,
+    ActionLine, CountersPart, DetailPart, EndLine, EvidencePart, ExitLine, FindingLine, HookPart, IdleFigurePart,
+    KeepalivePart, LimitsLine, LostLine, OptionsPart, OwnerPart, PacketPart, ResetLine, RetransmitLine, SampleLine,
+    SessionLine, SocketLine, StateLine, TargetsPart, TcpPart, TotalsPart,
 };
 use super::wire::{Addr, Cookie, Seconds, Time};
 use super::{Line, SCHEMA};
 use crate::model::{
-    Counters, Event, EventKind, Keepalive, Mono, OptionValues, PacketFacts, SocketUpdate, TcpDetail, TcpMetrics,
-    Totals, WallClock,
+    Counters, Event, EventKind, IdleFigure, Keepalive, Mono, OptionValues, PacketFacts, SocketUpdate, TcpDetail,
+    TcpMetrics, Totals, WallClock,
 };
 use crate::state::Socket;
 
@@ -156,6 +156,30 @@ impl<'a> Line<'a> {
                 remote: a.remote.as_deref().map(Cow::from),
                 note: a.note.as_deref().map(Cow::from),
             }),
+            EventKind::Limits(l) => {
+                let figure = |f: Option<IdleFigure>| {
+                    f.map(|f| IdleFigurePart {
+                        count: f.count,
+                        median_s: Seconds(f.median),
+                        shortest_s: Seconds(f.shortest),
+                        spread_s: Seconds(f.spread),
+                    })
+                };
+                Self::Limits(LimitsLine {
+                    seq,
+                    time,
+                    remote: Addr(l.remote),
+                    remote_name: l.name.as_deref().map(Cow::from),
+                    server_closes: figure(l.server_closes),
+                    path_drops: figure(l.path_drops),
+                    path_resets: figure(l.path_resets),
+                    resets: figure(l.resets),
+                    survived: l.survived,
+                    longest_survivor_s: l.longest_survivor.map(Seconds),
+                    pool_timeout_s: l.pool_timeout.map(Seconds),
+                    keepalive_idle_s: l.keepalive_idle.map(Seconds),
+                })
+            }
             EventKind::Lost(l) => Self::Lost(LostLine {
                 seq,
                 time,

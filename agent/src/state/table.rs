@@ -1,12 +1,13 @@
 //! The table of sockets: `apply(event)`, `expire(now)`, `snapshot(now)`. It never reads a clock.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::fold;
 use super::socket::{HistoryKind, Socket};
-use crate::model::{Event, EventKind, Finding, Lost, Mono, Session, SocketId, Totals, WallClock};
+use crate::model::{Event, EventKind, Finding, IdleLimits, Lost, Mono, Session, SocketId, Totals, WallClock};
 
 #[derive(Clone, Copy, Debug)]
 pub struct TableConfig {
@@ -39,7 +40,23 @@ pub struct Snapshot {
     pub table_full: u64,
     /// Grows with everything that a view could show; equal revisions of one run show the same.
     pub revision: u64,
+    /// What is known of the destinations' idle limits.
+    pub limits: Vec<Arc<IdleLimits>>,
 }
+
+impl Snapshot {
+    /// What is known of the idle limits of a socket's destination.
+    pub fn limits_of(&self, s: &Socket) -> Option<&IdleLimits> {
+        let remote = s.flow?.remote;
+        let of = |name: Option<&str>| {
+            self.limits.iter().find(|l| l.remote == remote && l.name.as_deref() == name).map(Arc::as_ref)
+        };
+        of(s.remote_name.as_deref())
+    }
+}
+
+/// Destinations whose limits are kept: as many as the learner keeps over runs.
+const MAX_LIMITS: usize = 1_024;
 
 pub struct Table {
     config: TableConfig,
@@ -53,6 +70,8 @@ pub struct Table {
     /// Sockets that changed since the last [`Self::take_changed`].
     changed: Vec<SocketId>,
     revision: u64,
+    limits: BTreeMap<(Option<Arc<str>>, SocketAddr), Arc<IdleLimits>>,
+    limits_revision: u64,
 }
 
 impl Table {
@@ -68,6 +87,8 @@ impl Table {
             table_full: 0,
             changed: Vec::new(),
             revision: 0,
+            limits: BTreeMap::new(),
+            limits_revision: 0,
         }
     }
 
@@ -143,8 +164,29 @@ impl Table {
                 self.lost.table_full += l.table_full;
                 self.totals.lost = self.lost.total();
             }
+            EventKind::Limits(l) => self.learned(l),
             EventKind::End(e) => self.totals = e.totals,
         }
+    }
+
+    fn learned(&mut self, l: &IdleLimits) {
+        let key = (l.name.clone(), l.remote);
+        if self.limits.len() >= MAX_LIMITS && !self.limits.contains_key(&key) {
+            // The learner keeps no more either.
+            return;
+        }
+        self.limits.insert(key, Arc::new(l.clone()));
+        self.limits_revision += 1;
+    }
+
+    /// What is known of the destinations' idle limits.
+    pub fn limits(&self) -> impl Iterator<Item = &Arc<IdleLimits>> {
+        self.limits.values()
+    }
+
+    /// Grows with each change of [`Self::limits`].
+    pub fn limits_revision(&self) -> u64 {
+        self.limits_revision
     }
 
     /// The kernel's own totals (exact under any storm) replace what was counted from the detail.
@@ -272,6 +314,7 @@ impl Table {
             events: self.events,
             table_full: self.table_full,
             revision: self.revision,
+            limits: self.limits.values().cloned().collect(),
         }
     }
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
+use crate::model::{IdleFigure, IdleLimits};
+
 /// `5:02` below an hour, then `1h02m`, then `4d05h`: at most six columns up to 99 days.
 pub fn duration(d: Duration) -> String {
     let s = d.as_secs();
@@ -186,6 +188,33 @@ pub fn wrap(text: &str, columns: usize) -> Vec<String> {
         lines.push(line);
     }
     lines
+}
+
+/// What is known of a destination's idle limits, one statement each, the most telling first; never empty.
+pub fn idle_limits(l: &IdleLimits) -> Vec<String> {
+    let figure = |f: IdleFigure| format!("{} (n={})", idle_seconds(f.median), count(f.count));
+    let mut out = Vec::new();
+    out.extend(l.server_closes.map(|f| format!("server closes after {}", figure(f))));
+    out.extend(l.path_drops.map(|f| format!("path swallows after {}", figure(f))));
+    out.extend(l.path_resets.map(|f| format!("path resets after {}", figure(f))));
+    out.extend(l.resets.map(|f| format!("reset after {}", figure(f))));
+    if l.path_drops.is_none() && l.path_resets.is_none() && l.resets.is_none() {
+        out.push("path: none seen to fail".into());
+    }
+    out.extend(l.longest_survivor.map(|d| format!("longest survivor {}", idle_seconds(d))));
+    out
+}
+
+/// What to set because of them; `None` if nothing is known to fail.
+pub fn idle_advice(l: &IdleLimits) -> Option<String> {
+    let pool = l.pool_timeout.map(|d| format!("pool idle timeout ≤ {}", idle_seconds(d)));
+    let keepalive = l.keepalive_idle.map(|d| format!("keepalive idle ≤ {} s", d.as_secs()));
+    let parts: Vec<String> = pool.into_iter().chain(keepalive).collect();
+    (!parts.is_empty()).then(|| parts.join(", "))
+}
+
+fn idle_seconds(d: Duration) -> String {
+    format!("{:.1} s", d.as_secs_f64())
 }
 
 #[cfg(test)]

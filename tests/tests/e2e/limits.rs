@@ -74,7 +74,13 @@ fn server_limits_are_learned_and_kept() {
     let agent = watch(client.pid(), "btf").ns(&lab.client).state(state.path()).start();
     learn(8002, 1);
     agent.expect(&json!({"type": "state", "remote": at(8002).to_string(), "to": "CLOSE_WAIT"}));
-    agent.stop();
+    let run = agent.stop();
+    // What earlier runs knew is told when the destination is met, what this one adds as it is learned.
+    let told = run.all(&json!({"type": "limits", "remote": at(8002).to_string()}));
+    let counts: Vec<_> = told.iter().map(|l| l["server_closes"]["count"].as_u64().unwrap()).collect();
+    assert_eq!(counts, [3, 4], "{}", run.describe());
+    assert_eq!(told[0]["keepalive_idle_s"], Value::Null);
+    assert!(told[0]["pool_timeout_s"].as_f64().unwrap() < 2.0, "{}", told[0]);
     assert_eq!(limits(state.path(), &at(8002).to_string())["server_close"]["count"], 4);
 }
 

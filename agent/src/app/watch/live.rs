@@ -184,6 +184,10 @@ impl Live {
         let changed = self.table.take_changed();
         outlets.learn(&changed, &self.table, &self.clock);
         let now = Mono::now();
+        for limits in outlets.learner.take_news() {
+            // Before the rules look: their advice counts on what is known.
+            self.take(Event { at: now, kind: EventKind::Limits(Box::new(limits)) }, outlets);
+        }
         for finding in self.engine.evaluate(now, &self.table, &changed) {
             self.opened.insert(finding.id);
             let event = Event { at: now, kind: EventKind::Finding(Box::new(finding)) };

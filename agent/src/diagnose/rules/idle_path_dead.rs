@@ -102,8 +102,10 @@ impl Rule for IdlePathDead {
                 if n == 1 { "it" } else { "them" },
             )
         });
-        body.advise(cx.client.keepalive(gap.mul_f64(0.5).max(Duration::from_secs(1))));
-        body.advise(cx.client.pool_idle(Some(gap)));
+        // An earlier connection, or an earlier run, may have seen a shorter silence kill.
+        let shortest = cx.dest.learned.path_killed().map_or(gap, |k| k.min(gap));
+        body.advise(cx.client.keepalive(shortest.mul_f64(0.5).max(Duration::from_secs(1))));
+        body.advise(cx.client.pool_idle(Some(shortest)));
         body.advise("Set TCP_USER_TIMEOUT (for example 30 s; `agent keepalive --user-timeout 30s`): it bounds how long sent data may stay unacknowledged, and it also rescues sockets that are stuck already.");
         body.advise(SYSCTL_KEEPALIVE);
         body.advise(SYSCTL_RETRIES);

@@ -71,8 +71,9 @@ impl Rule for IdlePathReset {
             body.rival("The server closed the idle connection without its FIN being seen: not excluded, the RST's TTL could not be compared with the flow's (no packet provenance).");
         }
         body.rival("A forged RST of an attacker: unlikely, it came in answer to the first send after an idle gap.");
-        body.advise(cx.client.keepalive(gap.mul_f64(0.5)));
-        body.advise(cx.client.pool_idle(Some(gap)));
+        let shortest = cx.dest.learned.path_killed().map_or(gap, |k| k.min(gap));
+        body.advise(cx.client.keepalive(shortest.mul_f64(0.5)));
+        body.advise(cx.client.pool_idle(Some(shortest)));
         body.advise("Known middleboxes of this kind: AWS NLB and NAT gateway forget after 350 s of silence and reset the next packet; many firewalls do after a few minutes.");
         body.advise(SYSCTL_KEEPALIVE);
         body.seconds("idle_s", gap);

@@ -34,7 +34,7 @@ fn idle_since(s: &Socket) -> Option<Mono> {
 /// The idle time from which this socket is at risk: the configured one, or what was seen to kill another one to
 /// the same destination.
 fn risk(cx: &Look<'_>) -> Duration {
-    cx.dest.learned.path_killed.map_or(cx.t.no_keepalive_idle, |k| k.min(cx.t.no_keepalive_idle))
+    cx.dest.learned.path_killed().map_or(cx.t.no_keepalive_idle, |k| k.min(cx.t.no_keepalive_idle))
 }
 
 impl Rule for NoKeepalive {
@@ -44,7 +44,7 @@ impl Rule for NoKeepalive {
     fn look(&self, cx: &Look<'_>, s: &Socket) -> Option<Fact> {
         let last = idle_since(s)?;
         let keepalive = s.keepalive?;
-        let late = cx.dest.learned.path_killed.is_some_and(|k| Duration::from_secs(keepalive.idle_s.into()) >= k);
+        let late = cx.dest.learned.path_killed().is_some_and(|k| Duration::from_secs(keepalive.idle_s.into()) >= k);
         if keepalive.enabled && !late {
             return None;
         }
@@ -63,7 +63,7 @@ impl Rule for NoKeepalive {
 
     fn tell(&self, cx: &Tell<'_>, cases: &[Case<Fact>]) -> Option<Body> {
         let longest = cases.iter().map(|c| cx.now.since(c.fact.last)).max()?;
-        let killed = cx.dest.learned.path_killed;
+        let killed = cx.dest.learned.path_killed();
         let off = cases.iter().filter(|c| !c.fact.keepalive.enabled).count();
         let hang = cases.iter().filter_map(|c| c.fact.user_timeout).min();
         let confidence = match killed {
@@ -97,7 +97,7 @@ impl Rule for NoKeepalive {
             };
             body.fact(f.last, format!("{}: last activity; {how}", case.name()));
         }
-        if let Some(d) = cx.dest.learned.survived {
+        if let Some(d) = cx.dest.learned.survived() {
             body.rival(format!("The path may be patient: another connection to it survived {} of silence.", span(d)));
         }
         if cx.dest.loopback {

@@ -154,7 +154,11 @@ impl Recorder {
                 self.final_sockets(event.at, table, clock);
                 self.line(event, None, clock);
             }
-            EventKind::Exit { .. } | EventKind::Finding(_) | EventKind::Action(_) | EventKind::Lost(_) => {
+            EventKind::Exit { .. }
+            | EventKind::Finding(_)
+            | EventKind::Action(_)
+            | EventKind::Limits(_)
+            | EventKind::Lost(_) => {
                 self.line(event, None, clock);
             }
         }

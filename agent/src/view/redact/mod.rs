@@ -14,7 +14,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use self::address::Addresses;
-use crate::model::{ActionRecord, Event, EventKind, Finding, Flow, Hook, Owner, Reset, Session, SocketUpdate, Targets};
+use crate::model::{
+    ActionRecord, Event, EventKind, Finding, Flow, Hook, IdleLimits, Owner, Reset, Session, SocketUpdate, Targets,
+};
 use crate::state::{Snapshot, Socket};
 
 /// Names remembered of each kind; beyond it all share one pseudonym.
@@ -223,6 +225,7 @@ impl Redactor {
             EventKind::Sample(_) | EventKind::Exit { .. } | EventKind::Lost(_) => event.kind.clone(),
             EventKind::Finding(f) => EventKind::Finding(Box::new(self.finding(f))),
             EventKind::Action(a) => EventKind::Action(Box::new(self.action(a))),
+            EventKind::Limits(l) => EventKind::Limits(Box::new(self.limits(l))),
             EventKind::End(e) => {
                 let mut e = e.clone();
                 e.reason = self.text(&e.reason);
@@ -327,6 +330,12 @@ impl Redactor {
         new
     }
 
+    fn limits(&mut self, l: &IdleLimits) -> IdleLimits {
+        let flow = Flow { local: l.remote, remote: l.remote };
+        let name = self.named(&l.name, Some(flow));
+        IdleLimits { name, remote: self.addresses.socket(l.remote), ..l.clone() }
+    }
+
     /// A whole picture for a report: sockets with their timelines, findings, session.
     pub fn snapshot(&mut self, s: &Snapshot) -> Snapshot {
         // Sockets first: their names are then known when texts are looked at.
@@ -344,6 +353,7 @@ impl Redactor {
         Snapshot {
             session: Arc::new(self.session(&s.session)),
             sockets,
+            limits: s.limits.iter().map(|l| Arc::new(self.limits(l))).collect(),
             findings: s.findings.iter().map(|f| Arc::new(self.finding(f))).collect(),
             ..s.clone()
         }

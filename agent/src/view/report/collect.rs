@@ -132,6 +132,7 @@ impl Collector {
             EventKind::Session(_)
             | EventKind::Exit { .. }
             | EventKind::Finding(_)
+            | EventKind::Limits(_)
             | EventKind::Lost(_)
             | EventKind::End(_) => {}
         }

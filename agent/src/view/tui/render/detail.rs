@@ -80,6 +80,12 @@ fn facts(ui: &UiState, snapshot: &Snapshot, s: &Socket) -> Vec<(&'static str, St
         plain,
     );
     keepalive(s, ui, &mut fact);
+    if let Some(l) = snapshot.limits_of(s) {
+        fact("idle limits", text::idle_limits(l).join("; "), plain);
+        if let Some(advice) = text::idle_advice(l) {
+            fact("so set", advice, theme.own());
+        }
+    }
     let t = &s.tcp;
     let or_dash = |v: Option<String>| v.unwrap_or_else(|| "-".into());
     fact(

@@ -123,6 +123,24 @@ fn lost_events_and_limits() {
 }
 
 #[test]
+fn the_detail_shows_what_was_learned_of_the_destination() {
+    let mut story = Story::new(session());
+    story.open_to(53072, "192.0.2.7:443", Some("api.example.com"), OFF);
+    let unknown = story.snapshot();
+    let mut ui = ui();
+    screen(&mut ui, &unknown, 120, 30);
+    press(&mut ui, &unknown, &[KeyCode::Enter]);
+    assert!(!screen(&mut ui, &unknown, 120, 30).contains("idle limits"));
+    story.event(ago(0.5), EventKind::Limits(Box::new(crate::schema::samples::limits())));
+    let got = screen(&mut ui, &story.snapshot(), 120, 30);
+    assert!(
+        got.contains("server closes after 60.0 s (n=4); reset after 350.0 s (n=1); longest survivor 55.1 s"),
+        "{got}"
+    );
+    assert!(got.contains("pool idle timeout ≤ 53.0 s, keepalive idle ≤ 116 s"), "{got}");
+}
+
+#[test]
 fn polling() {
     let mut session = session();
     session.hooks = vec![hook("sock_diag", "sock_diag", true)];
