@@ -176,10 +176,10 @@ pub struct SocketsArgs {
     pub target: TargetArgs,
     #[command(flatten)]
     pub destination: DestinationArgs,
-    /// One JSON line per socket
+    /// One JSON line per socket, then one per finding
     #[arg(long)]
     pub json: bool,
-    /// Do not look for owners (faster with many files open)
+    /// Do not look for owners (faster with many files open); then there are no findings
     #[arg(long)]
     pub no_owners: bool,
 }

@@ -1,6 +1,7 @@
 //! One file per command that is not a live watch: parse nothing, print, return.
 
 pub mod close;
+pub mod clue;
 pub mod completions;
 pub mod diff;
 pub mod doctor;

@@ -1,5 +1,8 @@
 //! `agent sockets`: one look, compared with what the sockets' own process says of them.
 
+use std::time::{Duration, Instant};
+
+use agent_tests::lab::Way;
 use agent_tests::runner::{Builder, Sys};
 use agent_tests::workload::Workload;
 use serde_json::json;
@@ -61,4 +64,53 @@ fn without_btf_and_tracefs() {
     let run = Builder::new(["sockets", "--json", "--pid", &pids[0], "--pid", &pids[1]]).sys(Sys::NoTracefsNoBtf).run();
     run.one(&json!({"socket": c.cookie, "owners": [{"pid": s.client.pid()}]}));
     run.one(&json!({"socket": d.cookie, "owners": [{"pid": contained.pid()}]}));
+}
+
+/// One look ends with the causes that it allows: by the rules and thresholds of `watch`.
+#[test]
+fn one_look_names_causes() {
+    for_both(|v6| {
+        let s = Scene::new(v6);
+        let port = |n: u16| s.server_at(PORT + n);
+        let leak = s.connect(PORT, "close-after:300");
+        s.client.call(&format!("ask {} 100", leak.id));
+        let idle = s.connect(PORT + 1, "echo");
+        let waits = s.connect(PORT + 2, "silent");
+        s.client.call(&format!("send {} 500", waits.id));
+        let healthy = s.connect(PORT + 3, "echo");
+        s.client.call(&format!("keepalive {} 20 5 3", healthy.id));
+        let stuck = s.connect(PORT + 4, "echo");
+        std::thread::sleep(Duration::from_secs(28));
+        s.lab.drop(Way::ToServer, PORT + 4);
+        let op = s.client.begin(&format!("ask {} 900", stuck.id));
+        let sent = Instant::now();
+        std::thread::sleep(Duration::from_secs(4));
+        let pid = s.client.pid().to_string();
+        let run = Builder::new(["sockets", "--json", "--pid", &pid]).run();
+        for (c, code) in
+            [(&leak, "close-wait-leak"), (&idle, "no-keepalive"), (&waits, "app-waiting"), (&stuck, "idle-path-dead")]
+        {
+            let f = run.one(&json!({"type": "finding", "code": code, "status": "open", "sockets": [c.cookie]}));
+            assert!(f["advice"][0].is_string() && f["evidence"][0]["text"].is_string(), "{f}");
+        }
+        run.none(&json!({"type": "finding", "sockets": [healthy.cookie]}));
+        let hung = run.one(&json!({"code": "idle-path-dead"}));
+        let idle_s = hung["numbers"]["idle_s"].as_f64().unwrap();
+        assert!((idle_s - 28.0).abs() < 2.8, "{hung}");
+        assert!(hung["gives_up_in_s"].as_f64().unwrap() > 900.0 - sent.elapsed().as_secs_f64(), "{hung}");
+        let of = port(2).to_string();
+        let text = Builder::new(["sockets", "--pid", &pid]).run_text();
+        let below = text.split("with something wrong\n").nth(1).unwrap_or_else(|| panic!("{text}"));
+        assert!(below.starts_with("\nidle-path-dead (") && below.contains("  fix: Close the stuck socket"), "{text}");
+        assert!(below.contains("The network is fine") && below.contains(&of), "{text}");
+        s.recover(op);
+    });
+}
+
+fn for_both(story: impl Fn(bool) + Sync) {
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| story(true));
+        story(false);
+        other.join().expect("IPv6 as IPv4");
+    });
 }

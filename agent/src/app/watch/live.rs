@@ -10,8 +10,9 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use super::feed::Feed;
 use super::outlets::Outlets;
 use crate::attribute::{Attribution, Lookup};
+use crate::commands::clue;
 use crate::config::WatchConfig;
-use crate::diagnose::{Clue, Engine, Thresholds};
+use crate::diagnose::{Engine, Thresholds};
 use crate::model::{End, Event, EventKind, Mono, SocketId, TcpState, WallClock};
 use crate::state::{Snapshot, Table, TableConfig};
 
@@ -149,11 +150,7 @@ impl Live {
     /// What the engine may know of a process, once per process: it names the client's own settings.
     fn recognise(&mut self, pids: &BTreeSet<u32>) {
         for pid in pids.difference(&self.told) {
-            let exe = std::fs::read_link(format!("/proc/{pid}/exe"));
-            let cmdline = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let words: Vec<String> = cmdline.split(|b| *b == 0).map(crate::model::sanitize).collect();
-            let exe = exe.map(|p| p.display().to_string()).unwrap_or_default();
-            self.engine.know_process(*pid, Clue { exe, cmdline: words.join(" ").trim_end().to_owned() });
+            self.engine.know_process(*pid, clue::of(*pid));
         }
     }
 

@@ -37,6 +37,8 @@ pub struct Player {
     now: Mono,
     start: Mono,
     looked: Mono,
+    /// Events since that the rules have not seen.
+    unseen: bool,
     expired: Mono,
     looks_in_gap: u32,
     clock: WallClock,
@@ -70,6 +72,7 @@ impl Player {
             now: start,
             start,
             looked: start,
+            unseen: false,
             expired: start,
             looks_in_gap: 0,
             clock,
@@ -88,7 +91,9 @@ impl Player {
     /// The recording cannot be read on.
     pub fn step(&mut self) -> Result<Option<Step>> {
         let Some(next) = &self.next else { return Ok(None) };
-        if let Some(due) = self.engine.next_due().filter(|due| *due < next.at && self.looks_in_gap < MAX_LOOKS_IN_GAP) {
+        let unseen = self.unseen.then(|| self.looked.plus(LOOK_EVERY));
+        let due = self.engine.next_due().into_iter().chain(unseen).min();
+        if let Some(due) = due.filter(|due| *due < next.at && self.looks_in_gap < MAX_LOOKS_IN_GAP) {
             self.looks_in_gap += 1;
             // A look may be overdue: time does not go back.
             self.now = self.now.max(due);
@@ -107,6 +112,7 @@ impl Player {
         // Findings of the recording are those of the rules of its day: they are made anew.
         if !matches!(event.kind, EventKind::Finding(_)) {
             self.table.apply(&event);
+            self.unseen = true;
         }
         if self.now.since(self.expired) >= Duration::from_secs(1) {
             self.expired = self.now;
@@ -119,6 +125,7 @@ impl Player {
 
     fn look(&mut self) -> Vec<Finding> {
         self.looked = self.now;
+        self.unseen = false;
         let changed = self.table.take_changed();
         let findings = self.engine.evaluate(self.now, &self.table, &changed);
         for f in &findings {

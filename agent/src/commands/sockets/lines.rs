@@ -1,24 +1,35 @@
-//! `--json`: the contract's `socket` line.
+//! `--json`: the contract's `socket` and `finding` lines.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
 
 use super::collect::Row;
-use crate::model::{Mono, WallClock};
-use crate::view::schema::{Addr, Cookie, CountersPart, Line, OwnerPart, Seconds, SocketLine, Time};
+use crate::model::{Event, EventKind, Finding, Mono, WallClock};
+use crate::view::schema::{Addr, Cookie, CountersPart, Line, LineContext, OwnerPart, Seconds, SocketLine, Time};
 
 pub struct Writer {
     seq: u64,
     time: Time,
+    clock: WallClock,
+    now: Mono,
 }
 
 impl Writer {
     pub fn new(clock: WallClock, now: Mono) -> Self {
-        Self { seq: 0, time: Time::new(&clock, now) }
+        Self { seq: 0, time: Time::new(&clock, now), clock, now }
     }
 
     pub fn write(&mut self, out: &mut dyn Write, row: &Row) -> io::Result<()> {
         serde_json::to_writer(&mut *out, &self.line(row))?;
+        self.seq += 1;
+        out.write_all(b"\n")
+    }
+
+    pub fn finding(&mut self, out: &mut dyn Write, finding: &Finding) -> io::Result<()> {
+        let event = Event { at: self.now, kind: EventKind::Finding(Box::new(finding.clone())) };
+        let cx = LineContext { seq: self.seq, clock: &self.clock, socket: None, redacted: false, part: 0 };
+        let Some(line) = Line::new(&event, cx) else { return Ok(()) };
+        serde_json::to_writer(&mut *out, &line)?;
         self.seq += 1;
         out.write_all(b"\n")
     }

@@ -1,5 +1,6 @@
 //! `agent sockets`: one look at every TCP socket of the targets.
 
+mod causes;
 mod collect;
 mod lines;
 mod table;
@@ -13,9 +14,10 @@ use crate::attribute::{Names, targets};
 use crate::cli::SocketsArgs;
 use crate::config;
 use crate::model::{Mono, WallClock};
+use causes::Causes;
 use collect::Collector;
 
-/// Prints a table, or one JSON line per socket as it comes from the kernel.
+/// Prints a table, or one JSON line per socket as it comes from the kernel; then the findings that one look allows.
 pub fn run(args: SocketsArgs) -> Result<u8> {
     let destinations = config::destinations(&args.destination)?;
     let spec = config::targets(args.target, true)?;
@@ -23,17 +25,23 @@ pub fn run(args: SocketsArgs) -> Result<u8> {
     let now = Mono::now();
     let names = Names::resolved(destinations, now).map_err(anyhow::Error::msg)?;
     let mut collector = Collector::new(&spec, cgroup.as_deref(), names, now, !args.no_owners);
+    let mut causes = Causes::new(now);
     let mut out = BufWriter::with_capacity(256 * 1024, io::stdout().lock());
     let written = if args.json {
         let mut writer = lines::Writer::new(WallClock::read(), now);
-        collector.each(&mut |row| writer.write(&mut out, row))
+        let collected = collector.each(&mut |row| {
+            causes.take(row);
+            writer.write(&mut out, row)
+        });
+        collected.and_then(|()| causes.findings().iter().try_for_each(|f| writer.finding(&mut out, f)))
     } else {
         let mut rows = Vec::new();
         let collected = collector.each(&mut |row| {
+            causes.take(row);
             rows.push(row.clone());
             Ok(())
         });
-        collected.and_then(|()| table::print(&mut out, rows))
+        collected.and_then(|()| table::print(&mut out, rows)).and_then(|()| table::causes(&mut out, &causes.findings()))
     };
     let written = written.and_then(|()| out.flush());
     match written {

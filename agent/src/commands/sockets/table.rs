@@ -1,10 +1,11 @@
 //! The table for a person.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 
 use super::collect::Row;
 use super::wrong::wrong;
-use crate::model::{Direction, Keepalive, TcpState};
+use crate::model::{Direction, Finding, Keepalive, TcpState};
 use crate::view::text::{bytes, cut_middle, duration, latency, plural, safe, setting, width};
 
 /// Widest destination that stays whole: `[IPv6]:port` in its longest form.
@@ -46,6 +47,17 @@ pub fn print(out: &mut dyn Write, mut rows: Vec<Row>) -> io::Result<()> {
     let bad = rows.iter().filter(|r| !wrong(r).is_empty()).count();
     let verdict = if bad == 0 { "nothing wrong to see".to_owned() } else { format!("{bad} with something wrong") };
     writeln!(out, "{}, {verdict}", plural(rows.len(), "socket"))
+}
+
+/// What the rules make of it, under the table: the sentence, and the first thing to do about it.
+pub fn causes(out: &mut dyn Write, findings: &[Arc<Finding>]) -> io::Result<()> {
+    for f in findings {
+        writeln!(out, "\n{} ({}): {}", f.code, f.confidence.name(), safe(&f.summary))?;
+        if let Some(advice) = f.advice.first() {
+            writeln!(out, "  fix: {}", safe(advice))?;
+        }
+    }
+    Ok(())
 }
 
 fn line(out: &mut dyn Write, widths: &[usize], cells: &[String; 13]) -> io::Result<()> {

@@ -1,22 +1,19 @@
-//! What is wrong with a socket, as far as one look can tell: a few words, the worst first. The findings of `watch`
-//! say more, because they saw what happened before.
+//! What is wrong with a socket, as far as one look can tell: a few words, the worst first. Causes are named by the findings
+//! below the table.
 
 use std::time::Duration;
 
 use super::collect::Row;
+use crate::diagnose::Thresholds;
 use crate::model::TcpState;
 use crate::view::text::{bytes, duration, plural};
 
-/// A connection that is idle for longer than this without keepalive may be forgotten on its path (30 s, as the
-/// finding `no-keepalive` has it).
-const IDLE: Duration = Duration::from_secs(30);
-/// A server's close that the client has not answered for this long is a leak (as `close-wait-leak`).
-const CLOSE_WAIT: Duration = Duration::from_secs(30);
 const UNREAD: Duration = Duration::from_secs(5);
 
 /// Empty: nothing to complain of.
 pub fn wrong(row: &Row) -> Vec<String> {
     let t = &row.socket.tcp;
+    let limits = Thresholds::default();
     let mut out = Vec::new();
     let retries = t.retransmits.unwrap_or(0);
     let probes = t.probes.unwrap_or(0);
@@ -28,7 +25,7 @@ pub fn wrong(row: &Row) -> Vec<String> {
         TcpState::Listen | TcpState::TimeWait | TcpState::Close | TcpState::BoundInactive => return out,
         TcpState::SynSent if retries > 0 => out.push(format!("no answer to {} SYNs", u32::from(retries) + 1)),
         TcpState::CloseWait => {
-            if let Some(since) = ms(t.last_received_ms.or(t.last_ack_ms)).filter(|d| *d >= CLOSE_WAIT) {
+            if let Some(since) = ms(t.last_received_ms.or(t.last_ack_ms)).filter(|d| *d >= limits.close_wait) {
                 out.push(format!("closed by the peer {} ago, still open here", duration(since)));
             }
         }
@@ -52,7 +49,7 @@ pub fn wrong(row: &Row) -> Vec<String> {
     }
     if row.socket.state == TcpState::Established
         && row.keepalive.is_some_and(|k| !k.enabled)
-        && row.idle().is_some_and(|d| d >= IDLE)
+        && row.idle().is_some_and(|d| d >= limits.no_keepalive_idle)
         && !row.socket.flow.remote.ip().is_loopback()
     {
         out.push("no keepalive".into());

@@ -12,7 +12,7 @@ use agent_tests::wait::until;
 use agent_tests::workload::Workload;
 use serde_json::{Value, json};
 
-use super::{near, only, quick, sleep};
+use super::{keep, near, only, quick, sleep};
 use crate::clients::start;
 use crate::scene::PORT;
 
@@ -273,6 +273,7 @@ fn traffic(lab: &Lab, at: SocketAddr, lasting: Duration) -> Vec<Value> {
     }
     drop(curl);
     let run = agent.stop();
+    keep(&run, "healthy");
     let comms: Vec<&Value> =
         run.lines.iter().filter(|l| l["type"] == "socket").map(|l| &l["owners"][0]["comm"]).collect();
     assert!(comms.iter().any(|c| **c == "curl") && comms.iter().any(|c| **c == "node"), "{comms:?}");

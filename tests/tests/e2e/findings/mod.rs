@@ -41,21 +41,19 @@ fn near(finding: &Value, name: &str, truth: f64) {
     );
 }
 
-/// Findings above `possible` are of these codes only. With `AGENT_KEEP_RECORDINGS=DIR` the run is kept as
-/// `DIR/CODE/SCENARIO.jsonl`, CODE being the first of them.
+/// Findings above `possible` are of these codes only; the first is the one that the scenario is about.
 fn only(run: &Run, codes: &[&str]) {
-    if let Some(dir) = std::env::var_os("AGENT_KEEP_RECORDINGS") {
-        keep(Path::new(&dir), codes.first().copied().unwrap_or("healthy"), run);
-    }
+    keep(run, codes[0]);
     for f in run.lines.iter().filter(|l| l["type"] == "finding" && l["confidence"] != "possible") {
         assert!(codes.iter().any(|c| f["code"] == *c), "beside {codes:?}: {f}");
     }
 }
 
-fn keep(dir: &Path, code: &str, run: &Run) {
-    let scenario =
-        std::thread::current().name().unwrap_or("unnamed").rsplit("::").next().unwrap_or_default().to_owned();
-    let dir = dir.join(code);
+/// With `AGENT_KEEP_RECORDINGS=DIR` the run is kept as `DIR/CODE/SCENARIO.jsonl` (agent/tests/recordings/README.md).
+fn keep(run: &Run, code: &str) {
+    let Some(dir) = std::env::var_os("AGENT_KEEP_RECORDINGS") else { return };
+    let scenario = std::thread::current().name().and_then(|n| n.rsplit("::").next()).unwrap_or("unnamed").to_owned();
+    let dir = Path::new(&dir).join(code);
     std::fs::create_dir_all(&dir).expect("a directory for recordings");
     let mut text = String::new();
     for line in &run.lines {
