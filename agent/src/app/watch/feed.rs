@@ -139,6 +139,13 @@ impl Feed {
         }
     }
 
+    /// Counts what nobody has the time to read any more as lost.
+    pub fn abandon(&mut self) {
+        if let Some(k) = &mut self.kernel {
+            k.abandon();
+        }
+    }
+
     /// Children of tree targets since the last call.
     pub fn forks(&mut self) -> Vec<Fork> {
         self.kernel.as_mut().map(|k| k.take_forks()).unwrap_or_default()

@@ -205,6 +205,7 @@ impl Live {
                 break;
             }
         }
+        feed.abandon();
     }
 
     /// The last counts and the `end` event.

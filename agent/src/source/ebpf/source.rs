@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use agent_common::{kind, stats_seen, totals};
+use agent_common::{Record, kind, stats_seen, totals};
 use anyhow::{Context, Result, anyhow};
 use aya::Ebpf;
 use aya::maps::{MapData, RingBuf};
@@ -78,6 +78,10 @@ pub struct EbpfSource {
     /// The last call took all it may: more is waiting.
     more: bool,
     malformed: u64,
+    /// Records given up in [`Self::abandon`].
+    unread: u64,
+    /// The most records that the ring holds.
+    capacity: usize,
     reported: Lost,
 }
 
@@ -148,6 +152,8 @@ impl EbpfSource {
             look_until: None,
             more: true,
             malformed: 0,
+            unread: 0,
+            capacity: options.ring_size as usize / size_of::<Record>(),
             reported: Lost::default(),
         })))
     }
@@ -244,6 +250,17 @@ impl EbpfSource {
         taken
     }
 
+    /// Gives up what is still in the ring, counted as lost: for the end, when there is no time left to tell it. Not more
+    /// than the ring can hold, as a storm may go on.
+    pub fn abandon(&mut self) {
+        let ring = self.ring.get_mut();
+        let mut n = 0;
+        while n < self.capacity && ring.next().is_some() {
+            n += 1;
+        }
+        self.unread += n as u64;
+    }
+
     /// Children of tree targets since the last call; the kernel watches them already.
     pub fn take_forks(&mut self) -> Vec<Fork> {
         std::mem::take(&mut self.forks)
@@ -330,7 +347,7 @@ impl EbpfSource {
             destroyed: of_kind(kind::DESTROY),
             wakeups: of(totals::WAKEUPS),
             lost: Lost {
-                ring_full: of(totals::RING_FULL) + self.malformed,
+                ring_full: of(totals::RING_FULL) + self.malformed + self.unread,
                 recursion_misses: self.misses(),
                 table_full: of(totals::TABLE_FULL),
             },
