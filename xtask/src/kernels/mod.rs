@@ -53,7 +53,7 @@ const QUICK: [&str; 14] = [
     "findings::resets::local_abort_linger_v4",
 ];
 /// Tests wait for timers of TCP more than they compute, also where computing is slow.
-const THREADS: u32 = 4;
+const THREADS: u32 = 3;
 /// How much longer than on real hardware anything may take (tests/src/wait.rs).
 const SLOWNESS: u32 = 5;
 /// For everything in one machine. The whole suite takes about ten minutes.

@@ -11,6 +11,9 @@ const FLAVOUR: &str = "-cloud-amd64";
 /// The word for the highest version there is.
 pub const NEWEST: &str = "newest";
 
+/// Releases of a version that are tried: lists may name what the mirror has replaced.
+const ATTEMPTS: usize = 3;
+
 /// An unpacked kernel.
 #[derive(Debug, Clone)]
 pub struct Kernel {
@@ -31,19 +34,29 @@ impl Kernel {
 /// The newest kernel of a version, e.g. `6.12`, or of all (`newest`): from the cache, or downloaded into it.
 pub fn kernel(archive: &Archive, wanted: &str) -> Result<Kernel> {
     let names = archive.names("linux-")?;
-    let offered = names.iter().filter_map(|n| n.strip_prefix("linux-image-")).filter(|r| r.ends_with(FLAVOUR));
-    let Some(release) = best(offered, wanted) else {
-        bail!("Debian's archive offers no kernel {wanted}; give versions like 6.12, or `{NEWEST}`");
-    };
-    let dir = super::cache().join("images").join(release);
-    if !dir.exists() {
+    let releases = best_first(names.iter().filter_map(|n| n.strip_prefix("linux-image-")), wanted);
+    let mut last = None;
+    for release in releases.into_iter().take(ATTEMPTS) {
+        let dir = super::cache().join("images").join(release);
+        if dir.exists() {
+            return unpacked(&dir, release);
+        }
         std::fs::create_dir_all(super::cache().join("images"))?;
         // From 7.0 on the image and its modules are packages of their own.
         let parts = ["linux-image-", "linux-binary-", "linux-modules-"].map(|p| format!("{p}{release}"));
         let there: Vec<String> = parts.into_iter().filter(|p| names.contains(p)).collect();
-        archive.unpack(&there, &dir)?;
+        match archive.unpack(&there, &dir) {
+            Ok(()) => return unpacked(&dir, release),
+            Err(e) => {
+                eprintln!("warning: {e:#}; trying the one before");
+                last = Some(e);
+            }
+        }
     }
-    unpacked(&dir, release)
+    match last {
+        Some(e) => Err(e.context(format!("no kernel {wanted} can be downloaded"))),
+        None => bail!("Debian's archive offers no kernel {wanted}; give versions like 6.12, or `{NEWEST}`"),
+    }
 }
 
 /// Image and modules below a folder of unpacked packages.
@@ -61,10 +74,16 @@ fn unpacked(dir: &Path, release: &str) -> Result<Kernel> {
     })
 }
 
-/// The highest release of a version.
-fn best<'a>(releases: impl Iterator<Item = &'a str>, wanted: &str) -> Option<&'a str> {
+/// The releases of a version in our flavour, the highest first.
+fn best_first<'a>(releases: impl Iterator<Item = &'a str>, wanted: &str) -> Vec<&'a str> {
     let version = numbers(wanted);
-    releases.filter(|r| wanted == NEWEST || numbers(r).starts_with(&version)).max_by_key(|r| numbers(r))
+    let mut found: Vec<(Vec<u64>, &str)> = releases
+        .filter_map(|r| Some((numbers(r.strip_suffix(FLAVOUR)?), r)))
+        // `6.1-cloud-amd64` is a package that only points to another.
+        .filter(|(n, _)| n.len() > 2 && (wanted == NEWEST || n.starts_with(&version)))
+        .collect();
+    found.sort();
+    found.into_iter().rev().map(|(_, r)| r).collect()
 }
 
 /// The numbers in a text, in order: `6.1.0-50` is above `6.1.0-0.deb11.52`, as dpkg has it.
@@ -87,10 +106,12 @@ mod tests {
             "6.1.0-0.deb11.52-cloud-amd64",
             "6.1.0-50-cloud-amd64",
             "6.1.0-9-cloud-amd64",
+            "6.1-cloud-amd64",
+            "6.13.1-amd64",
             "6.12.9+deb13-cloud-amd64",
             "6.12.117+deb13-cloud-amd64",
         ];
-        let best = |wanted| best(all.into_iter(), wanted);
+        let best = |wanted| best_first(all.into_iter(), wanted).first().copied();
         assert_eq!(best("6.1"), Some("6.1.0-50-cloud-amd64"));
         assert_eq!(best("6.12"), Some("6.12.117+deb13-cloud-amd64"));
         assert_eq!(best("6.12.9"), Some("6.12.9+deb13-cloud-amd64"));
