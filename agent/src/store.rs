@@ -87,10 +87,11 @@ impl Store {
     }
 
     /// Replaces the file: written beside it, flushed to disk, renamed over it. A crash or a full disk at any moment
-    /// leaves the old content.
+    /// leaves the old content, and at most one unfinished file, which the next write takes over. The caller holds the
+    /// file's [`Lock`].
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let path = self.path(name);
-        let temporary = format!(".{name}.{}", std::process::id());
+        let temporary = format!(".{name}.new");
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let written = (|| -> std::io::Result<()> {
             let fd = fs::openat(&self.dir, temporary.as_str(), flags, Mode::RUSR | Mode::WUSR)?;

@@ -15,3 +15,5 @@ mod limits;
 mod methods;
 mod scene;
 mod sockets;
+mod state_file;
+mod wave;

@@ -1,12 +1,13 @@
 //! `reset-wave`: many resets of one destination within a short time: an incident there.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use crate::diagnose::reset::ResetVerdict;
 use crate::diagnose::rule::{Body, Case, Look, Rule, Tell};
 use crate::diagnose::text::{count, span};
 use crate::diagnose::thresholds::Thresholds;
-use crate::model::{Code, Confidence, Mono};
+use crate::model::{Code, Confidence, Mono, SocketId};
 use crate::state::Socket;
 
 pub struct ResetWave;
@@ -15,6 +16,33 @@ pub struct ResetWave;
 /// bunches too, but their cause is known and lies elsewhere.
 fn counts(code: Code) -> bool {
     matches!(code, Code::PeerAbort | Code::InjectedReset)
+}
+
+/// Resets of one destination of which none came later than a window after the one before.
+#[derive(Debug, PartialEq)]
+struct Wave {
+    first: Mono,
+    last: Mono,
+    resets: usize,
+    sockets: usize,
+}
+
+impl Wave {
+    /// The latest wave; `resets` oldest first. `None` without any.
+    fn of<'a>(resets: impl DoubleEndedIterator<Item = &'a (Mono, SocketId, Code)>, window: Duration) -> Option<Self> {
+        let mut counted = resets.rev().filter(|(_, _, code)| counts(*code));
+        let (last, id, _) = *counted.next()?;
+        let (mut first, mut n, mut sockets) = (last, 1, BTreeSet::from([id]));
+        for (at, id, _) in counted {
+            if first.since(*at) > window {
+                break;
+            }
+            first = first.min(*at);
+            n += 1;
+            sockets.insert(*id);
+        }
+        Some(Self { first, last, resets: n, sockets: sockets.len() })
+    }
 }
 
 impl Rule for ResetWave {
@@ -40,22 +68,24 @@ impl Rule for ResetWave {
         if cases.len() < cx.t.wave_resets || sockets.len() < cx.t.wave_sockets {
             return None;
         }
-        let first = cases.iter().map(|c| c.fact.at).min()?;
-        let last = cases.iter().map(|c| c.fact.at).max()?;
+        // The cases are those of the window; the wave may have begun long before it, and what is told last is told of
+        // the whole.
+        let wave = Wave::of(cx.dest.resets.iter(), cx.t.wave_window)?;
+        let (first, last) = (wave.first, wave.last);
         let lasted = last.since(first);
         // Connections that could have been hit: those opened before it ended and those reset.
         let retries = cx.dest.connects.iter().filter(|t| **t > first).count();
         let failed = cases.iter().filter(|c| c.fact.age.is_some_and(|age| c.fact.at.minus(age) > first)).count();
         let refused =
             cx.dest.resets.iter().filter(|(t, _, code)| *code == Code::Refused && *t >= first && *t >= from).count();
-        let open = (cx.dest.sockets as usize).max(cases.len());
-        let share = cases.len() as f64 / open as f64;
-        let per_minute = cases.len() as f64 / lasted.as_secs_f64().max(1.0) * 60.0;
+        let open = (cx.dest.sockets as usize).max(wave.sockets);
+        let share = wave.sockets as f64 / open as f64;
+        let per_minute = wave.resets as f64 / lasted.as_secs_f64().max(1.0) * 60.0;
         let mut summary = format!(
             "{} resets connections in a wave: {} on {} within {}, {:.0} % of its connections",
             cx.destination,
-            count(cases.len(), "reset"),
-            count(sockets.len(), "socket"),
+            count(wave.resets, "reset"),
+            count(wave.sockets, "socket"),
             span(lasted),
             share * 100.0,
         );
@@ -81,6 +111,7 @@ impl Rule for ResetWave {
             text.push_str(&super::peer_abort::packet_text(v));
             body.fact(v.at, text);
         }
+        body.fact(last, "the last reset of the wave so far");
         if let Some(t) = cx.dest.connects.iter().rev().find(|t| **t > first) {
             body.fact(
                 *t,
@@ -99,7 +130,7 @@ impl Rule for ResetWave {
         ));
         body.advise("Retry with exponential backoff and jitter (first pause about 1 s, doubled up to 60 s): immediate retries of all clients prolong such an incident.");
         body.advise("Keepalive, pool and timeout settings do not help.");
-        body.number("resets", cases.len() as f64);
+        body.number("resets", wave.resets as f64);
         body.number("rate_per_minute", per_minute);
         body.number("share", share);
         body.number("retries_failed", (failed + refused) as f64);
@@ -109,5 +140,21 @@ impl Rule for ResetWave {
 
     fn outcome(&self, _now: Mono, _fact: &ResetVerdict, _s: Option<&Socket>) -> String {
         "its reset lies outside the window now".into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wave_is_the_whole_chain_and_not_the_one_before() {
+        let at = |s: u64| Mono(s * 1_000_000_000);
+        let reset = |s: u64, id: u64| (at(s), SocketId(id), Code::PeerAbort);
+        let mut all = vec![reset(10, 1), reset(100, 2), reset(150, 2), reset(200, 3), reset(230, 4)];
+        all.push((at(235), SocketId(5), Code::StaleReuse));
+        let wave = Wave::of(all.iter(), Duration::from_secs(60)).unwrap();
+        assert_eq!(wave, Wave { first: at(100), last: at(230), resets: 4, sockets: 3 });
+        assert_eq!(Wave::of([].iter(), Duration::from_secs(60)), None);
     }
 }
