@@ -75,7 +75,36 @@ fn run_unit(names: &[String]) -> Result<Outcome> {
         "--",
     ]);
     command.args(names);
-    count("crates", command)
+    let outcome = count("crates", command)?;
+    if names.is_empty() {
+        confusion()?;
+    }
+    Ok(outcome)
+}
+
+/// Which scenario opened which finding: the tests before have made sure that the file is what they saw.
+fn confusion() -> Result<()> {
+    let path = workspace::root().join("docs/CONFUSION.md");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let table = text.lines().filter(|l| l.starts_with('|') && !l.starts_with("|---"));
+    let rows: Vec<Vec<&str>> = table.map(|l| l.trim_matches('|').split('|').map(str::trim).collect()).collect();
+    let Some((head, rows)) = rows.split_first() else { bail!("{} holds no table", path.display()) };
+    println!("\nscenarios and the findings they open (docs/CONFUSION.md; T: on top at every timing)");
+    for (n, code) in head.iter().enumerate().skip(1) {
+        println!("{:>34}: {code}", column(n));
+    }
+    let letters: String = (1..head.len()).map(|n| format!("{:>3}", column(n))).collect();
+    println!("{:<38}{letters}", "");
+    for row in rows {
+        let marks: String = row[1..].iter().map(|m| format!("{:>3}", m.trim_matches('*').replace("**", ""))).collect();
+        println!("{:<38}{}", row[0], marks.trim_end());
+    }
+    Ok(())
+}
+
+/// `a`, `b`, ...
+fn column(n: usize) -> char {
+    (b'a'..=b'z').map(char::from).nth(n - 1).unwrap_or('?')
 }
 
 fn run_end_to_end(names: &[String], mut variables: Variables, release: bool) -> Result<Outcome> {

@@ -63,6 +63,8 @@ struct Memo {
 
 pub struct Engine {
     t: Thresholds,
+    /// The shortest silence of a healthy connection that a rule has something to say of.
+    silence: Duration,
     rules: Vec<Box<dyn AnyRule>>,
     memos: HashMap<SocketId, Memo, BuildHasherDefault<CookieHasher>>,
     due: BinaryHeap<Reverse<(Mono, SocketId)>>,
@@ -77,6 +79,7 @@ pub struct Engine {
 impl Engine {
     pub fn new(t: Thresholds) -> Self {
         Self {
+            silence: t.app_waiting.min(t.no_keepalive_idle),
             t,
             rules: rules::all(),
             memos: HashMap::default(),
@@ -173,8 +176,16 @@ impl Engine {
             && let Some(dest) = m.dest
             && m.named == s.remote_name.is_some()
         {
+            let m = *m;
             let d = self.dests.get_mut(dest);
             d.last_heard = d.last_heard.max(s.activity.last_heard);
+            // From now on it may fall silent: the rules of time must look before the housekeeping does.
+            let silence = d.learned.path_killed().map_or(self.silence, |k| k.min(self.silence));
+            let last = s.activity.last_heard.max(s.activity.last_sent).unwrap_or(now);
+            let due = last.plus(silence).max(now);
+            if due < m.due {
+                self.schedule(s.id, m, due);
+            }
             return false;
         }
         self.examine(now, s);
@@ -378,3 +389,7 @@ fn rank(f: &Finding) -> (u8, Confidence, usize) {
     let doubt = if f.confidence == Confidence::Possible && class > 60 { 30 } else { 0 };
     (class - doubt, f.confidence, f.sockets.len())
 }
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

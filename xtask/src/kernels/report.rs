@@ -93,7 +93,7 @@ fn cell(feature: &Feature, checks: &[Check], results: &[(String, bool)]) -> Stri
         return "?".into();
     }
     let of = |name: &&str| checks.iter().find(|c| c.name == *name).map(|c| c.status.as_str());
-    let said: Vec<Option<&str>> = feature.checks.iter().map(|n| of(n)).collect();
+    let said: Vec<Option<&str>> = feature.checks.iter().map(of).collect();
     let has = |status: &str| said.iter().flatten().any(|s| *s == status);
     if said.iter().any(Option::is_none) {
         "?".into()
