@@ -208,10 +208,10 @@ impl Table {
         (netns.is_some() || fitting.next().is_none()).then_some(*first)
     }
 
-    /// Makes room for a socket and returns it; `None` when the table is full.
+    /// Makes room for a socket and returns it; `None` when the table is full of living ones.
     pub fn insert(&mut self, known: Known) -> Option<&mut Known> {
         let id = known.id;
-        if !self.sockets.contains_key(&id) && self.sockets.len() >= self.max {
+        if !self.sockets.contains_key(&id) && self.sockets.len() >= self.max && !self.make_room() {
             self.full += 1;
             return None;
         }
@@ -240,6 +240,26 @@ impl Table {
     pub fn expire(&mut self, now: Mono) {
         let old = |k: &Known| k.gone.is_some_and(|t| now.since(t) > LINGER);
         let ids: Vec<SocketId> = self.sockets.values().filter(|k| old(k)).map(|k| k.id).collect();
+        self.forget(ids);
+    }
+
+    /// Forgets the sockets that have been gone longest, a sixteenth of the table at once: in a storm of short
+    /// connections more end within [`LINGER`] than the table holds, and the living must not be turned away for them.
+    /// False if all are alive.
+    fn make_room(&mut self) -> bool {
+        let mut gone: Vec<(Mono, SocketId)> =
+            self.sockets.values().filter_map(|k| k.gone.map(|at| (at, k.id))).collect();
+        if gone.is_empty() {
+            return false;
+        }
+        let many = (self.max / 16).clamp(1, gone.len());
+        gone.select_nth_unstable(many - 1);
+        gone.truncate(many);
+        self.forget(gone.into_iter().map(|(_, id)| id));
+        true
+    }
+
+    fn forget(&mut self, ids: impl IntoIterator<Item = SocketId>) {
         for id in ids {
             let Some(k) = self.sockets.remove(&id) else { continue };
             if let Some(ids) = self.by_inode.get_mut(&k.inode) {

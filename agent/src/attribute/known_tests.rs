@@ -76,3 +76,23 @@ fn the_first_timeout_is_remembered_across_samples() {
     assert_eq!(k.gives_up_in(TcpState::Established, &t, &s, at), None);
     assert_eq!(k.first_rto, None);
 }
+
+#[test]
+fn a_storm_of_ended_sockets_turns_no_living_one_away() {
+    let mut t = Table::new(32);
+    assert!(t.insert(Known { flow: Some(flow(1)), inode: 7, ..Known::new(SocketId(1)) }).is_some());
+    for n in 2..1_000 {
+        let gone = Some(Mono(n));
+        assert!(t.insert(Known { gone, flow: Some(flow(n as u16)), ..Known::new(SocketId(n)) }).is_some(), "{n}");
+    }
+    assert_eq!(t.full, 0);
+    assert!((31..=32).contains(&t.len()), "room is made for two at a time");
+    assert!(t.get(SocketId(1)).is_some(), "the living one stays");
+    assert!(t.get(SocketId(999)).is_some() && t.get(SocketId(900)).is_none(), "the oldest left");
+    assert!(t.by_flow.len() <= 32 && t.of_inode(7) == [SocketId(1)]);
+    for n in 2_000..2_100 {
+        t.insert(Known::new(SocketId(n)));
+    }
+    assert_eq!(t.len(), 32);
+    assert!(t.full > 0, "a table full of living ones turns away, and says so");
+}
