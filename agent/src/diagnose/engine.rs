@@ -6,7 +6,6 @@
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,32 +17,13 @@ use super::rule::Look;
 use super::rules;
 use super::stuck;
 use super::thresholds::Thresholds;
-use crate::model::{Code, Confidence, Finding, Mono, SocketId, TcpState};
+use crate::model::{Code, Confidence, CookieHash, Finding, Mono, SocketId, TcpState};
 use crate::state::{Socket, Table};
 
 /// Every socket is looked at this often at least, so that the ones that left the table are noticed.
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
 /// Processes whose command line is remembered.
 const MAX_CLUES: usize = 65_536;
-
-/// Cookies are unique integers handed out in sequence: one multiplication spreads them well enough, at a tenth of
-/// the cost of the default hasher.
-#[derive(Default)]
-struct CookieHasher(u64);
-
-impl Hasher for CookieHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        for b in bytes {
-            self.write_u64(u64::from(*b));
-        }
-    }
-    fn write_u64(&mut self, n: u64) {
-        self.0 = (self.0 ^ n).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(26);
-    }
-}
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Memo {
@@ -66,7 +46,7 @@ pub struct Engine {
     /// The shortest silence of a healthy connection that a rule has something to say of.
     silence: Duration,
     rules: Vec<Box<dyn AnyRule>>,
-    memos: HashMap<SocketId, Memo, BuildHasherDefault<CookieHasher>>,
+    memos: HashMap<SocketId, Memo, CookieHash>,
     due: BinaryHeap<Reverse<(Mono, SocketId)>>,
     dests: Destinations,
     clues: HashMap<u32, Clue>,

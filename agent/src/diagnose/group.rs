@@ -8,7 +8,7 @@ use super::client::{Client, Clue};
 use super::destination::{DestinationId, Destinations};
 use super::rule::{Body, Case, Look, Rule, Tell};
 use super::thresholds::Thresholds;
-use crate::model::{Evidence, Finding, FindingStatus, Mono, Owner, SocketId};
+use crate::model::{CookieHash, Evidence, Finding, FindingStatus, Mono, Owner, SocketId};
 use crate::state::Socket;
 
 /// Least time between two updates of one finding, unless its confidence changes.
@@ -49,7 +49,27 @@ struct Group<F> {
     announced_at: Mono,
     told_at: Mono,
     owner: Option<Owner>,
+    /// Its cases changed since it was told last.
     dirty: bool,
+    /// A telling or an update that the rate limits hold back, and until when.
+    later: Option<Mono>,
+}
+
+impl<F> Group<F> {
+    /// When it wants to be told although nothing happens to its sockets.
+    fn wants(&self, clocked: bool) -> Option<Mono> {
+        let retell = (clocked && self.current.is_some()).then(|| self.told_at.plus(pause(self.cases.len())));
+        match (self.later, retell) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// Until when a large finding rests: each telling goes through all of its cases.
+    fn rests_until(&self, now: Mono) -> Option<Mono> {
+        let until = self.told_at.plus(UPDATE_EVERY);
+        (self.cases.len() > MANY && self.current.is_some() && now < until).then_some(until)
+    }
 }
 
 /// What refreshing needs to know besides the cases.
@@ -72,20 +92,23 @@ pub trait AnyRule: Send {
     /// Tells again what changed, and hands out what opened, changed materially or closed.
     fn refresh(&mut self, scene: &Scene<'_>, next_id: &mut u64, out: &mut Vec<Finding>);
     fn open(&self, out: &mut Vec<Arc<Finding>>);
-    /// When a clocked finding wants to be told again.
+    /// When some finding wants to be told although nothing happens to its sockets.
     fn next_telling(&self) -> Option<Mono>;
 }
 
 pub struct Runner<R: Rule> {
     rule: R,
     groups: BTreeMap<Key, Group<R::Fact>>,
-    member: HashMap<SocketId, Key>,
+    member: HashMap<SocketId, Key, CookieHash>,
+    /// Some group is dirty.
     dirty: bool,
+    /// The earliest time at which a group wants to be told although nothing happens.
+    next: Option<Mono>,
 }
 
 impl<R: Rule> Runner<R> {
     pub fn new(rule: R) -> Self {
-        Self { rule, groups: BTreeMap::new(), member: HashMap::new(), dirty: false }
+        Self { rule, groups: BTreeMap::new(), member: HashMap::default(), dirty: false, next: None }
     }
 
     fn remove(&mut self, id: SocketId, now: Mono, socket: Option<&Socket>) {
@@ -158,6 +181,7 @@ where
             told_at: Mono(0),
             owner: None,
             dirty: true,
+            later: None,
         });
         if group.owner.is_none() {
             group.owner = s.owners.iter().min_by_key(|o| o.pid).cloned();
@@ -185,20 +209,24 @@ where
     }
 
     fn refresh(&mut self, scene: &Scene<'_>, next_id: &mut u64, out: &mut Vec<Finding>) {
-        let clocked = self.rule.clocked();
-        if !self.dirty && !clocked {
+        let now = scene.now;
+        if !self.dirty && self.next.is_none_or(|t| t > now) {
             return;
         }
         self.dirty = false;
-        let (rule, groups) = (&self.rule, &mut self.groups);
+        self.next = None;
+        let (rule, groups, next) = (&self.rule, &mut self.groups, &mut self.next);
+        let clocked = rule.clocked();
         groups.retain(|key, group| {
-            let retell =
-                clocked && group.current.is_some() && scene.now >= group.told_at.plus(pause(group.cases.len()));
-            if group.dirty || retell {
-                tell(rule, *key, group, scene, next_id, out);
+            if group.dirty || group.wants(clocked).is_some_and(|t| t <= now) {
+                match group.rests_until(now) {
+                    Some(until) => group.later = Some(until),
+                    None => tell(rule, *key, group, scene, next_id, out),
+                }
             }
-            // An update held back by the rate limit comes with the next telling.
-            self.dirty |= group.dirty;
+            if let Some(at) = group.wants(clocked) {
+                *next = Some(next.map_or(at, |n| n.min(at)));
+            }
             !group.cases.is_empty()
         });
     }
@@ -208,15 +236,7 @@ where
     }
 
     fn next_telling(&self) -> Option<Mono> {
-        let clocked = self.rule.clocked();
-        self.groups
-            .values()
-            .filter_map(|g| match (g.dirty, clocked && g.current.is_some()) {
-                (true, _) => Some(g.announced_at.plus(UPDATE_EVERY)),
-                (false, true) => Some(g.told_at.plus(pause(g.cases.len()))),
-                _ => None,
-            })
-            .min()
+        self.next
     }
 }
 
@@ -233,11 +253,8 @@ fn tell<R: Rule>(
     out: &mut Vec<Finding>,
 ) {
     let now = scene.now;
-    // A large finding is told at most once a pause: each telling goes through all of its cases.
-    if group.cases.len() > MANY && group.current.is_some() && now < group.told_at.plus(UPDATE_EVERY) {
-        return;
-    }
     group.dirty = false;
+    group.later = None;
     group.told_at = now;
     let dest = scene.dests.get(key.dest);
     let body = if group.cases.is_empty() {
@@ -274,7 +291,7 @@ fn tell<R: Rule>(
             if now >= group.announced_at.plus(UPDATE_EVERY) {
                 true
             } else {
-                group.dirty = true;
+                group.later = Some(group.announced_at.plus(UPDATE_EVERY));
                 false
             }
         }

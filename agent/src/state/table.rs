@@ -1,13 +1,15 @@
 //! The table of sockets: `apply(event)`, `expire(now)`, `snapshot(now)`. It never reads a clock.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::fold;
 use super::socket::{HistoryKind, Socket};
-use crate::model::{Event, EventKind, Finding, IdleLimits, Lost, Mono, Session, SocketId, Totals, WallClock};
+use crate::model::{
+    CookieHash, Event, EventKind, Finding, IdleLimits, Lost, Mono, Session, SocketId, Totals, WallClock,
+};
 
 #[derive(Clone, Copy, Debug)]
 pub struct TableConfig {
@@ -60,7 +62,9 @@ const MAX_LIMITS: usize = 1_024;
 
 pub struct Table {
     config: TableConfig,
-    pub(super) sockets: HashMap<SocketId, Arc<Socket>>,
+    pub(super) sockets: HashMap<SocketId, Arc<Socket>, CookieHash>,
+    /// Tombstones in the order in which they closed: nothing has to look for them.
+    tombs: VecDeque<(Mono, SocketId)>,
     order: Vec<SocketId>,
     session: Arc<Session>,
     pub(super) totals: Totals,
@@ -78,7 +82,8 @@ impl Table {
     pub fn new(config: TableConfig) -> Self {
         Self {
             config,
-            sockets: HashMap::new(),
+            sockets: HashMap::default(),
+            tombs: VecDeque::new(),
             order: Vec::new(),
             session: Arc::default(),
             totals: Totals::default(),
@@ -211,7 +216,11 @@ impl Table {
         }
         if let Some(slot) = self.sockets.get_mut(&id) {
             let socket = Arc::make_mut(slot);
+            let lived = socket.closed_at.is_none();
             let news = change(socket);
+            if let (true, Some(at)) = (lived, socket.closed_at) {
+                self.tombs.push_back((at, id));
+            }
             self.revision += 1;
             socket.revision = self.revision;
             if news && self.changed.last() != Some(&id) {
@@ -221,17 +230,20 @@ impl Table {
     }
 
     /// Makes room by dropping the oldest tombstones, a sixteenth of the table at once: in a storm of short connections
-    /// one at a time would cost a pass over the table for each. False if every socket is alive.
+    /// one at a time would cost a pass over the order of sockets for each. False if every socket is alive.
     fn evict(&mut self) -> bool {
-        let mut closed: Vec<(Mono, SocketId)> =
-            self.sockets.values().filter_map(|s| s.closed_at.map(|at| (at, s.id))).collect();
-        if closed.is_empty() {
-            return false;
+        let many = (self.config.max_sockets / 16).clamp(1, self.tombs.len().max(1));
+        let before = self.sockets.len();
+        for (_, id) in self.tombs.drain(..many.min(self.tombs.len())) {
+            self.sockets.remove(&id);
         }
-        let many = (self.config.max_sockets / 16).clamp(1, closed.len());
-        closed.select_nth_unstable(many - 1);
-        for (_, id) in &closed[..many] {
-            self.sockets.remove(id);
+        self.reorder(before)
+    }
+
+    /// Whether sockets left since there were `before`; then their places go too.
+    fn reorder(&mut self, before: usize) -> bool {
+        if self.sockets.len() == before {
+            return false;
         }
         self.order.retain(|id| self.sockets.contains_key(id));
         true
@@ -252,13 +264,15 @@ impl Table {
     pub fn expire(&mut self, now: Mono) -> bool {
         let keep = self.config.tombstone;
         let before = self.sockets.len();
-        self.sockets.retain(|_, s| s.closed_at.is_none_or(|t| now.since(t) < keep));
-        if self.sockets.len() == before {
-            return false;
+        while let Some((at, id)) = self.tombs.front().copied()
+            && now.since(at) >= keep
+        {
+            self.tombs.pop_front();
+            self.sockets.remove(&id);
         }
-        self.order.retain(|id| self.sockets.contains_key(id));
-        self.revision += 1;
-        true
+        let left = self.reorder(before);
+        self.revision += u64::from(left);
+        left
     }
 
     /// Sockets touched since the last call, without repeats.

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 
 use crate::diagnose::{Engine, Thresholds};
 use crate::model::{Event, EventKind, Finding, Mono, WallClock};
-use crate::source::replay::{Recording, Stats};
+use crate::source::replay::{Ahead, Recording, Stats};
 use crate::state::{Snapshot, Table, TableConfig};
 use crate::view::redact::Redactor;
 
@@ -28,7 +28,7 @@ pub struct Step {
 }
 
 pub struct Player {
-    recording: Recording,
+    recording: Ahead,
     pub table: Table,
     engine: Engine,
     redactor: Option<Redactor>,
@@ -64,7 +64,7 @@ impl Player {
         let start = first.at;
         let config = TableConfig { max_sockets: MAX_SOCKETS, ..TableConfig::default() };
         Ok(Self {
-            recording,
+            recording: Ahead::new(recording)?,
             table: Table::new(config),
             engine: Engine::new(thresholds),
             redactor,
@@ -91,8 +91,10 @@ impl Player {
     /// The recording cannot be read on.
     pub fn step(&mut self) -> Result<Option<Step>> {
         let Some(next) = &self.next else { return Ok(None) };
-        let unseen = self.unseen.then(|| self.looked.plus(LOOK_EVERY));
-        let due = self.engine.next_due().into_iter().chain(unseen).min();
+        // What is due at many moments close to each other is looked at once, as in a live run.
+        let soon = self.looked.plus(LOOK_EVERY);
+        let due = self.engine.next_due().map(|due| due.max(soon));
+        let due = due.into_iter().chain(self.unseen.then_some(soon)).min();
         if let Some(due) = due.filter(|due| *due < next.at && self.looks_in_gap < MAX_LOOKS_IN_GAP) {
             self.looks_in_gap += 1;
             // A look may be overdue: time does not go back.
@@ -186,4 +188,55 @@ pub fn thresholds(file: Option<&Path>) -> Result<Thresholds> {
     let Some(file) = file else { return Ok(Thresholds::default()) };
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     Thresholds::from_toml(&text).map_err(|why| anyhow::anyhow!("{}: {why}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::replay::Lines;
+
+    /// Refused connects of one process to one port, one every millisecond, as a storm records them.
+    fn storm(connects: u64) -> Player {
+        let clock = crate::schema::samples::clock();
+        let mut text = String::new();
+        let mut seq = 0;
+        let mut line = |at_us: u64, kind: &str, rest: String| {
+            let time = crate::schema::Time::new(&clock, Mono(at_us * 1_000)).format();
+            let time = String::from_utf8_lossy(&time).into_owned();
+            text += &format!("{{\"type\":\"{kind}\",\"seq\":{seq},\"time\":\"{time}\",{rest}}}\n");
+            seq += 1;
+        };
+        for n in 0..connects {
+            let (at, ends) = (n * 1_000, "\"local\":\"127.0.0.1:40000\",\"remote\":\"127.0.0.1:9\"");
+            let socket = format!("\"socket\":\"{:x}\",\"pid\":7,{ends}", 0x1000 + n);
+            line(at, "state", format!("{socket},\"from\":\"CLOSE\",\"to\":\"SYN_SENT\""));
+            let reset = "\"direction\":\"received\",\"origin\":\"unknown\",\"state\":\"SYN_SENT\"";
+            line(at + 50, "reset", format!("{socket},{reset}"));
+            line(at + 60, "state", format!("{socket},\"from\":\"SYN_SENT\",\"to\":\"CLOSE\""));
+        }
+        let lines = Lines::new(std::io::Cursor::new(text.into_bytes())).unwrap();
+        Player::of(Recording::new(Path::new("/nowhere/storm"), lines), Thresholds::default(), None).unwrap()
+    }
+
+    #[test]
+    fn a_storm_is_looked_at_ten_times_a_second_however_many_sockets_it_has() {
+        let mut player = storm(5_000);
+        let (mut looks, mut told) = (0, 0);
+        let mut looked = player.looked;
+        while let Some(step) = player.step().unwrap() {
+            told += step.findings.len();
+            if player.looked != looked {
+                looked = player.looked;
+                looks += 1;
+                assert!(player.engine.next_due().is_none_or(|due| due > looked), "else it would look again at once");
+            }
+        }
+        assert_eq!(player.events(), 15_000);
+        assert!((40..=55).contains(&looks), "{looks} looks in 5 s");
+        // Once a second at most, and once when its confidence changes.
+        assert!((1..=8).contains(&told), "told {told} times");
+        assert_eq!(player.open_findings().len(), 1);
+        // A large finding is told once a second: the last second may be missing.
+        assert!(player.open_findings()[0].numbers["sockets"] >= 4_000.0);
+    }
 }

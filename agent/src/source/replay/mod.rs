@@ -3,8 +3,10 @@
 //! Lines of later minor versions, garbage, cuts at any byte and missing parts are counted, never fatal: what can be read
 //! is read, and [`Stats`] says what could not.
 
+mod ahead;
 mod input;
 
+pub use ahead::Ahead;
 pub use input::{Found, Lines, MAX_LINE};
 
 use std::path::{Path, PathBuf};
