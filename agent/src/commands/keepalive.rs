@@ -47,7 +47,9 @@ pub fn run(args: KeepaliveArgs) -> Result<u8> {
     let what = if args.undo { What::Undo } else { What::Set(wanted(args.values)) };
     let intent = Intent { what, selection, method: method(args.method), dry_run: args.dry_run };
     let mut done = action::perform(&intent, ledger.as_mut());
-    done.notes.extend(notes);
+    if done.count(ActionResult::Applied) > 0 {
+        done.notes.extend(notes);
+    }
     let code = report(&done, args.json, &intent)?;
     if done.took > SLOW {
         // The figure above is what the sockets waited for; this is what the user did.

@@ -12,6 +12,7 @@ use crate::state::{Socket, Table};
 use crate::store::{self, Store};
 use crate::view::alert::{AlertOn, Alerts, Sink};
 use crate::view::jsonl::{RecordError, Recorder};
+use crate::view::text::plural;
 
 /// What was learned is written this often; a crash loses at most as much.
 const SAVE_EVERY: Duration = Duration::from_secs(10);
@@ -227,9 +228,10 @@ impl Report {
         let findings = live.open_findings();
         let named: Vec<String> = findings.iter().take(3).map(|f| f.code.to_string()).collect();
         eprintln!(
-            "{} {open} sockets ({stuck} stuck), resets: {peer} by peers, {middlebox} by middleboxes, {local} by this host, \
+            "{} {} ({stuck} stuck), resets: {peer} by peers, {middlebox} by middleboxes, {local} by this host, \
              {unknown} unknown; {} retransmits; {:.0} s of stall; {}{}",
             live.clock.local_time(now),
+            plural(open, "socket"),
             self.retransmits,
             self.stall.as_secs_f64(),
             match findings.len() {
