@@ -70,11 +70,12 @@ impl Client {
     pub fn pool_idle(self, limit: Option<Duration>) -> String {
         let below = match limit {
             Some(l) => format!("below {} (the shortest idle time that failed)", span(l)),
-            None => "below the server's".to_owned(),
+            None => {
+                format!("below the server's (not known yet; {COMMON_POOL_IDLE} s is below that of the common servers)")
+            }
         };
-        let s = limit.map(|l| (l.as_secs_f64() * 0.8).floor().max(1.0) as u64);
-        let secs = s.map_or("SECONDS".to_owned(), |s| s.to_string());
-        let ms = s.map_or("MILLISECONDS".to_owned(), |s| (s * 1000).to_string());
+        let secs = limit.map_or(COMMON_POOL_IDLE, |l| (l.as_secs_f64() * 0.8).floor().max(1.0) as u64);
+        let ms = secs * 1000;
         let how = match self {
             Self::Node => format!(
                 "in undici and `fetch`: `setGlobalDispatcher(new Agent({{ keepAliveTimeout: {ms}, keepAliveMaxTimeout: {ms} }}))`; in `http.Agent`: `timeout: {ms}`"
@@ -105,7 +106,7 @@ impl Client {
         let s = idle.as_secs().max(1);
         let how = match self {
             Self::Node => format!(
-                "`new Agent({{ connect: {{ keepAlive: true, keepAliveInitialDelay: {ms} }} }})` in undici, `socket.setKeepAlive(true, {ms})` on a net.Socket",
+                "`new Agent({{ connect: {{ keepAlive: true, keepAliveInitialDelay: {ms} }} }})` in undici, `new http.Agent({{ keepAlive: true, keepAliveMsecs: {ms} }})` in `http`, `socket.setKeepAlive(true, {ms})` on a net.Socket",
                 ms = s * 1000
             ),
             Self::Bun => format!("Bun's `fetch` sets 60 s by itself; for sockets of your own: `socket.setKeepAlive(true, {})`", s * 1000),
@@ -128,7 +129,7 @@ impl Client {
     pub fn request_timeout(self) -> String {
         let how = match self {
             Self::Node => {
-                "undici and `fetch`: `headersTimeout`/`bodyTimeout` of the Agent or `AbortSignal.timeout(ms)`"
+                "undici and `fetch`: `headersTimeout`/`bodyTimeout` of the Agent or `AbortSignal.timeout(ms)`; `http`: `request.setTimeout(ms)`"
             }
             Self::Bun => "`fetch(url, { signal: AbortSignal.timeout(ms) })`",
             Self::Python => {
@@ -137,12 +138,15 @@ impl Client {
             Self::Go => "`http.Client{ Timeout: ... }` or `ResponseHeaderTimeout` of the Transport",
             Self::Rust => "reqwest: `.timeout(...)` or `.read_timeout(...)`",
             Self::Curl => "`curl --max-time`, `--speed-limit` with `--speed-time`",
-            Self::Java => "`HttpRequest.Builder.timeout`",
+            Self::Java => "`HttpRequest.Builder.timeout` (HttpURLConnection: `setReadTimeout`)",
             Self::Unknown => "the client's read or request timeout",
         };
         format!("If the wait is too long, bound it in the client: {how}.")
     }
 }
+
+/// Seconds below the shortest idle limit among the common servers' defaults: Node's 5 s.
+const COMMON_POOL_IDLE: u64 = 4;
 
 /// What system settings do and do not do about connections that die while idle: said wherever keepalive is advised.
 pub const SYSCTL_KEEPALIVE: &str = "Lowering `net.ipv4.tcp_keepalive_time` alone does nothing for a socket without SO_KEEPALIVE: it only sets the default of sockets that have switched keepalive on.";

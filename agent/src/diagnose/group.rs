@@ -306,6 +306,7 @@ fn tell<R: Rule>(
 
 fn frame<R: Rule>(key: Key, group: &Group<R::Fact>, destination: &str, mut body: Body) -> Finding {
     body.number("sockets", group.cases.len() as f64);
+    let pid = key.pid.or(group.owner.as_ref().map(|o| o.pid));
     let mut evidence = body.evidence;
     evidence.extend(group.ended.iter().cloned());
     evidence.sort_by_key(|e| e.at);
@@ -320,15 +321,21 @@ fn frame<R: Rule>(key: Key, group: &Group<R::Fact>, destination: &str, mut body:
         status: FindingStatus::Open,
         opened: group.opened,
         sockets: group.cases.keys().take(MAX_SOCKETS).copied().collect(),
-        pid: key.pid.or(group.owner.as_ref().map(|o| o.pid)),
+        pid,
         destination: Some(destination.to_owned()),
         summary: body.summary,
         evidence,
         rivals: body.rivals,
-        advice: body.advice,
+        advice: typeable(body.advice, pid),
         gives_up_in_s: body.gives_up_in_s,
         numbers: body.numbers,
     }
+}
+
+/// Advice with the process filled in, so that its commands can be typed as they stand.
+fn typeable(advice: Vec<String>, pid: Option<u32>) -> Vec<String> {
+    let Some(pid) = pid else { return advice };
+    advice.into_iter().map(|a| a.replace("--pid PID", &format!("--pid {pid}"))).collect()
 }
 
 /// Closes a finding: it keeps all it said, with how it ended.
