@@ -2,7 +2,7 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html as markup};
 
-use super::parts::Table;
+use super::parts::{Table, spans};
 use super::{Report, svg};
 use crate::model::{Confidence, Finding, FindingStatus};
 
@@ -107,13 +107,22 @@ fn finding(r: &Report, f: &Finding) -> Markup {
     markup! {
         article.finding.over[over] {
             h3 { code { (f.code) } " " span class={"grade " (grade)} { (grade) } @if over { span.grade { "over" } } " since " (r.time(f.opened)) }
-            @if r.main().is_none_or(|m| m.id != f.id) { p { (f.summary) } }
+            @if r.main().is_none_or(|m| m.id != f.id) { p { (prose(&f.summary)) } }
             @if !f.evidence.is_empty() {
                 h4 { "How we know" }
-                ol.timeline { @for e in &f.evidence { li { time { (r.time(e.at)) } " " (e.text) } } }
+                ol.timeline { @for e in &f.evidence { li { time { (r.time(e.at)) } " " (prose(&e.text)) } } }
             }
-            @if !f.rivals.is_empty() { h4 { "Not excluded" } ul { @for t in &f.rivals { li { (t) } } } }
-            @if !f.advice.is_empty() { h4 { "What to do" } ul.advice { @for t in &f.advice { li { (t) } } } }
+            @if !f.rivals.is_empty() { h4 { "Not excluded" } ul { @for t in &f.rivals { li { (prose(t)) } } } }
+            @if !f.advice.is_empty() { h4 { "What to do" } ul.advice { @for t in &f.advice { li { (prose(t)) } } } }
+        }
+    }
+}
+
+/// A sentence of a finding: what it has in back quotes is code.
+fn prose(text: &str) -> Markup {
+    markup! {
+        @for (n, part) in spans(text).into_iter().enumerate() {
+            @if n % 2 == 1 { code { (part) } } @else { (part) }
         }
     }
 }

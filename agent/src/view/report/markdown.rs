@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Report;
-use super::parts::Table;
+use super::parts::{Table, spans};
 use crate::model::{Finding, FindingStatus};
 use crate::view::text::plural;
 
@@ -17,7 +17,7 @@ const FINDINGS_SHOWN: usize = 5;
 /// The report as Markdown, shorter than [`MAX_CHARS`].
 pub fn markdown(r: &Report) -> String {
     let mut out = String::new();
-    let _ = writeln!(out, "## {}\n\n**{}**\n", escape(&clip(&r.title(), 200)), escape(&clip(&r.headline(), 800)));
+    let _ = writeln!(out, "## {}\n\n**{}**\n", escape(&clip(&r.title(), 200)), prose(&r.headline(), 800));
     let _ = writeln!(
         out,
         "Seen by `agent` {} from {} to {} ({}).{}\n",
@@ -42,7 +42,7 @@ pub fn markdown(r: &Report) -> String {
         let _ = writeln!(out, "### Also found\n");
         for f in others.iter().take(FINDINGS_SHOWN) {
             let over = if f.status == FindingStatus::Closed { ", over" } else { "" };
-            let _ = writeln!(out, "- `{}` ({}{over}): {}", f.code, f.confidence.name(), escape(&clip(&f.summary, 500)));
+            let _ = writeln!(out, "- `{}` ({}{over}): {}", f.code, f.confidence.name(), prose(&f.summary, 500));
         }
         if others.len() > FINDINGS_SHOWN {
             let _ = writeln!(out, "- and {} more below", others.len() - FINDINGS_SHOWN);
@@ -160,15 +160,12 @@ fn finding(out: &mut String, r: &Report, f: &Finding, level: usize) {
         r.time(f.opened)
     );
     if level > 3 {
-        let _ = writeln!(out, "{}\n", escape(&clip(&f.summary, 800)));
+        let _ = writeln!(out, "{}\n", prose(&f.summary, 800));
     }
     for (head, rows) in [
-        (
-            "How we know",
-            f.evidence.iter().map(|e| format!("`{}` {}", r.time(e.at), escape(&clip(&e.text, 400)))).collect(),
-        ),
-        ("Not excluded", f.rivals.iter().map(|t| escape(&clip(t, 400))).collect::<Vec<_>>()),
-        ("What to do", f.advice.iter().map(|t| escape(&clip(t, 600))).collect()),
+        ("How we know", f.evidence.iter().map(|e| format!("`{}` {}", r.time(e.at), prose(&e.text, 400))).collect()),
+        ("Not excluded", f.rivals.iter().map(|t| prose(t, 400)).collect::<Vec<_>>()),
+        ("What to do", f.advice.iter().map(|t| prose(t, 600)).collect()),
     ] {
         if !rows.is_empty() {
             let _ = writeln!(out, "{head}:\n");
@@ -203,6 +200,13 @@ fn clip(text: &str, chars: usize) -> String {
         return text.to_owned();
     }
     text.chars().take(chars.saturating_sub(1)).chain(['…']).collect()
+}
+
+/// A sentence of a finding: what it has in back quotes is code, nothing else is markup.
+fn prose(text: &str, chars: usize) -> String {
+    let text = clip(text, chars);
+    let part = |(n, part): (usize, &str)| if n % 2 == 1 { format!("`{}`", code(part)) } else { escape(part) };
+    spans(&text).into_iter().enumerate().map(part).collect()
 }
 
 /// Text in which nothing is markup: no table is broken, no tag opened, nobody mentioned, no issue linked.

@@ -334,3 +334,27 @@ fn resets(s: &Socket) -> String {
     }
     if out.is_empty() { NONE.into() } else { out.join(" ") }
 }
+
+/// The parts of a sentence outside and inside of back quotes, in turn, the first outside. One part where the back quotes
+/// are no pairs, or what they hold is not plainly a command or a name.
+pub fn spans(text: &str) -> Vec<&str> {
+    let parts: Vec<&str> = text.split('`').collect();
+    let last = parts.len() - 1;
+    let plain =
+        |(n, part): (usize, &&str)| n == 0 || n == last || !part.is_empty() && !part.contains(['<', '>', '&', '@']);
+    if last.is_multiple_of(2) && parts.iter().enumerate().all(plain) { parts } else { vec![text] }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::spans;
+
+    #[test]
+    fn back_quotes_make_code_only_in_pairs_around_plain_words() {
+        assert_eq!(spans("run `agent close` now"), ["run ", "agent close", " now"]);
+        assert_eq!(spans("`sysctl a=1`"), ["", "sysctl a=1", ""]);
+        for whole in ["plain", "", "a ` b", "a `` b", "a `<b>` c", "`a``b`", "cut `agent clo…"] {
+            assert_eq!(spans(whole), [whole]);
+        }
+    }
+}

@@ -171,7 +171,7 @@ pub fn legend() -> Markup {
             (entry(mark(HistoryKind::State, "CLOSE_WAIT", 10.0, 10.0), "FIN"))
             (entry(mark(HistoryKind::Reset, "", 10.0, 10.0), "RST"))
             (entry(mark(HistoryKind::Action, "", 10.0, 10.0), "agent or keepalive"))
-            (entry(html! { line.closed x1="10" x2="10" y1="3" y2="17" {} }, "closed"))
+            (entry(html! { line.closed x1="10" x2="10" y1="3" y2="17" {} }, "opened, closed"))
         }
     }
 }
