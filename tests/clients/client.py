@@ -1,6 +1,7 @@
 """An HTTP client with a connection pool that obeys lines on stdin, as agt-workload does.
 
     N get URL        one request through the pool (requests.Session)
+    N httpx URL      one request through httpx's pool
     N raw HOST PORT  one request on a kept http.client connection
 """
 
@@ -17,6 +18,7 @@ urllib3.disable_warnings()
 session = requests.Session()
 session.verify = False
 kept = {}
+making = threading.Lock()
 
 
 def say(**fields):
@@ -41,6 +43,16 @@ def get(url):
     return session.get(url).status_code
 
 
+def httpx(url):
+    with making:
+        if "httpx" not in kept:
+            # Not at the start: most tests need only requests.
+            from httpx import Client
+
+            kept["httpx"] = Client(timeout=None, verify=False)
+    return kept["httpx"].get(url).status_code
+
+
 def raw(host, port):
     connection = kept.setdefault((host, port), http.client.HTTPConnection(host, int(port)))
     connection.request("GET", "/ok")
@@ -51,7 +63,7 @@ def raw(host, port):
 
 def do(op, verb, *args):
     try:
-        say(op=op, ok=True, status={"get": get, "raw": raw}[verb](*args))
+        say(op=op, ok=True, status={"get": get, "httpx": httpx, "raw": raw}[verb](*args))
     except Exception as e:  # whatever the library makes of it is what the test asks for
         say(op=op, ok=False, errno=error_name(e), error=repr(e))
 

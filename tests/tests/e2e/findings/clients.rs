@@ -103,6 +103,11 @@ fn seed_a_requests_v4() {
 }
 
 #[test]
+fn seed_a_httpx_v6() {
+    seed_a(PYTHON, "httpx", true, Duration::from_millis(700));
+}
+
+#[test]
 fn seed_a_fetch_v6() {
     seed_a(NODE, "fetch", true, Duration::from_millis(400));
 }
@@ -204,6 +209,12 @@ fn seed_c_requests_v4() {
     seed_c(PYTHON, "get", false, 3, Duration::from_secs(6));
 }
 
+/// httpx drops pooled connections after 5 s by itself.
+#[test]
+fn seed_c_httpx_v4() {
+    seed_c(PYTHON, "httpx", false, 2, Duration::from_secs(4));
+}
+
 #[test]
 fn seed_c_requests_v6() {
     seed_c(PYTHON, "get", true, 3, Duration::from_secs(10));
@@ -263,7 +274,7 @@ fn traffic(lab: &Lab, at: SocketAddr, lasting: Duration) -> Vec<Value> {
     let end = Instant::now() + lasting;
     // Pauses on both sides of the server's limit of 3 s.
     for pause in [200, 1_000, 4_000, 500, 300, 2_000, 5_000].iter().cycle() {
-        for (client, verb) in [(&python, "get"), (&node, "get"), (&node, "fetch")] {
+        for (client, verb) in [(&python, "get"), (&python, "httpx"), (&node, "get"), (&node, "fetch")] {
             assert_eq!(client.call(&format!("{verb} {url}"))["status"], 200);
         }
         if Instant::now() >= end {
