@@ -2,7 +2,7 @@
 
 use core::ffi::c_void;
 
-use agent_common::{ABSENT, SockStats, flag, kind, retransmit, stats_seen, totals};
+use agent_common::{ABSENT, SockStats, flag, kind, retransmit, totals};
 use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 use aya_log_ebpf::info;
