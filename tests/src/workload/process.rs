@@ -125,6 +125,13 @@ impl Process {
                 self.send(number(id)?, number(bytes)?)?;
                 self.receive(number(id)?, number(bytes)?)
             }
+            ["pingpong", id, bytes, times] => {
+                for _ in 0..number::<u64>(times)? {
+                    self.send(number(id)?, number(bytes)?)?;
+                    self.receive(number(id)?, number(bytes)?)?;
+                }
+                Ok(json!({}))
+            }
             ["http", id] => self.http(number(id)?),
             ["end", id] => self.read_to_end(number(id)?),
             ["close", id] => self.table.remove(number(id)?).map(|_| json!({})),

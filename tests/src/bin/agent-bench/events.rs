@@ -1,0 +1,135 @@
+//! What an event costs: in the kernel, and until it is printed.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use agent_tests::lab::Ns;
+use agent_tests::workload::Workload;
+use anyhow::{Context, Result};
+
+use crate::peers;
+use crate::run::{Program, agent};
+use crate::table::{Row, Series};
+
+const ROUNDS: usize = 5;
+const EVENTS: u64 = 20_000;
+const RATE: u64 = 10_000;
+const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
+
+/// Turns the kernel's run statistics on while it lives.
+struct Statistics(String);
+
+impl Statistics {
+    fn on() -> Result<Self> {
+        let before = fs::read_to_string(STATS).with_context(|| format!("cannot read {STATS}"))?;
+        fs::write(STATS, "1").with_context(|| format!("cannot write {STATS}"))?;
+        Ok(Self(before))
+    }
+}
+
+impl Drop for Statistics {
+    fn drop(&mut self) {
+        let _ = fs::write(STATS, self.0.trim());
+    }
+}
+
+/// Runs and nanoseconds of each program that a process holds, by program id.
+fn programs(pid: u32) -> Result<BTreeMap<u64, (u64, u64)>> {
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        let text = fs::read_to_string(entry?.path()).unwrap_or_default();
+        let of = |name: &str| {
+            let line = text.lines().find_map(|l| l.strip_prefix(name))?;
+            line.trim_start_matches(':').trim().parse::<u64>().ok()
+        };
+        if let (Some(id), Some(ns), Some(runs)) = (of("prog_id"), of("run_time_ns"), of("run_cnt")) {
+            all.insert(id, (runs, ns));
+        }
+    }
+    Ok(all)
+}
+
+/// Nanoseconds per run over the programs that ran for at least half of the storm's rounds.
+fn per_run(ns: &Ns, storm: &Workload, args: &[&str]) -> Result<f64> {
+    let mut watch = Program::start(ns, &agent(args))?;
+    watch.poke_until("\"type\":\"session\"", || {})?;
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    let before = programs(watch.pid())?;
+    storm.call(&format!("storm 127.0.0.1:9 {EVENTS} {RATE}"));
+    let (mut runs, mut nanoseconds) = (0, 0);
+    for (id, (r, n)) in programs(watch.pid())? {
+        let (r0, n0) = before.get(&id).copied().unwrap_or_default();
+        // Provenance looks at packets, not at events, and has a figure of its own.
+        if r - r0 >= EVENTS / 2 {
+            runs += r - r0;
+            nanoseconds += n - n0;
+        }
+    }
+    watch.interrupt()?;
+    anyhow::ensure!(runs > 0, "no program of the agent ran");
+    Ok(nanoseconds as f64 / runs as f64)
+}
+
+pub fn nanoseconds() -> Result<Vec<Row>> {
+    let ns = Ns::new("bench")?;
+    let (storm, other) = (Workload::start(&ns), Workload::start(&ns));
+    let _statistics = Statistics::on()?;
+    let (mut matching, mut strange, mut elsewhere) = (Series::default(), Series::default(), Series::default());
+    for _ in 0..ROUNDS {
+        let all = ["watch", "--no-tui", "--no-provenance", "--all", "--dst", "127.0.0.1"];
+        matching.push(per_run(&ns, &storm, &all)?);
+        let pid = other.pid().to_string();
+        strange.push(per_run(&ns, &storm, &["watch", "--no-tui", "--no-provenance", "--pid", &pid])?);
+        let pid = storm.pid().to_string();
+        let elsewhere_args = ["watch", "--no-tui", "--no-provenance", "--pid", &pid, "--dst", "127.9.9.9"];
+        elsewhere.push(per_run(&ns, &storm, &elsewhere_args)?);
+    }
+    let row = |figure, s: &Series, goal, most| Row {
+        figure,
+        measured: s.text("ns", 0),
+        goal,
+        met: Some(s.median() <= most),
+    };
+    Ok(vec![
+        row("BPF ns per matching event, full record", &matching, "≤ 400", 400.0),
+        row("BPF ns per event of another process", &strange, "≤ 150", 150.0),
+        row("BPF ns per event of another destination", &elsewhere, "≤ 150", 150.0),
+    ])
+}
+
+pub fn cpu_per_line() -> Result<Vec<Row>> {
+    const ROUNDS: usize = 3;
+    const EVENTS: u64 = 100_000;
+    let ns = Ns::new("bench")?;
+    let storm = Workload::start(&ns);
+    let ours = agent(&["watch", "--no-tui", "--all", "--dst", "127.0.0.1"]);
+    let peer = peers::bpftrace_events();
+    let (mut a, mut b) = (Series::default(), Series::default());
+    let once = |words: &[std::ffi::OsString], marks: [&str; 2]| -> Result<f64> {
+        let mut program = Program::start(&ns, words)?;
+        program.poke_until(marks[0], || {
+            storm.call("storm 127.0.0.1:9 1 0");
+        })?;
+        storm.call(&format!("storm 127.0.0.1:9 {EVENTS} {RATE}"));
+        let (cost, finished) = program.interrupt()?;
+        let lines = finished.lines_with(marks[0])? + finished.lines_with(marks[1])?;
+        anyhow::ensure!(lines >= EVENTS, "only {lines} lines: {}", finished.errors);
+        Ok(cost.user / lines as f64 * 1e6)
+    };
+    for _ in 0..ROUNDS {
+        a.push(once(&ours, ["\"type\":\"reset\"", "\"type\":\"state\""])?);
+        if let Some(peer) = &peer {
+            b.push(once(peer, ["reset ", "state "])?);
+        }
+    }
+    let ratio = a.ratio_to(&b);
+    Ok(vec![Row {
+        figure: "user CPU per printed event",
+        measured: match peer {
+            Some(_) => format!("{}; bpftrace {}; {ratio:.2} x", a.text("µs", 2), b.text("µs", 2)),
+            None => a.text("µs", 2),
+        },
+        goal: "≤ 0.2 x bpftrace's printf",
+        met: peer.map(|_| ratio <= 0.2),
+    }])
+}

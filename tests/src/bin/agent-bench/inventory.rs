@@ -1,0 +1,86 @@
+//! `agent sockets --all --json` beside `ss`.
+
+use std::ffi::OsString;
+
+use agent_tests::lab::Ns;
+use agent_tests::workload::Workload;
+use anyhow::Result;
+
+use crate::peers;
+use crate::run::{Cost, Program, agent};
+use crate::table::{Row, Series};
+
+const ROUNDS: usize = 5;
+/// Each is two sockets: both ends are here.
+const CONNECTIONS: usize = 25_000;
+/// Descriptors of one process; hard limits of 20,000 are usual.
+const EACH: usize = 12_500;
+
+pub fn inventory() -> Result<Vec<Row>> {
+    let ns = Ns::new("bench")?;
+    ns.sysctl("net.ipv4.ip_local_port_range", "1025 64000")?;
+    let mut pairs = Vec::new();
+    open(&ns, &mut pairs, CONNECTIONS)?;
+    let ours = agent(&["sockets", "--all", "--json"]);
+    let ss = |flags: &str| -> Option<Vec<OsString>> { Some(vec![peers::find("ss")?.into(), flags.into()]) };
+    let (plain, owned) = (ss("-tinoe"), ss("-tinoep"));
+    let (mut a, mut p, mut o, mut rss) = (Series::default(), Series::default(), Series::default(), Series::default());
+    for _ in 0..ROUNDS {
+        let (cost, lines) = once(&ns, &ours)?;
+        anyhow::ensure!(lines >= 2 * CONNECTIONS as u64, "only {lines} sockets listed");
+        a.push(cost.wall);
+        rss.push(cost.max_rss_mib);
+        if let Some(words) = &plain {
+            p.push(once(&ns, words)?.0.wall);
+        }
+        if let Some(words) = &owned {
+            o.push(once(&ns, words)?.0.wall);
+        }
+    }
+    let mut double = Series::default();
+    open(&ns, &mut pairs, CONNECTIONS)?;
+    for _ in 0..ROUNDS {
+        double.push(once(&ns, &ours)?.0.wall);
+    }
+    let growth = double.ratio_to(&a);
+    Ok(vec![
+        Row {
+            figure: "`agent sockets --all --json`, 50,000 sockets, against `ss -tinoe`",
+            measured: format!("{}; ss {}; {:.2} x", a.text("s", 3), p.text("s", 3), a.ratio_to(&p)),
+            goal: "≤ 0.3 x",
+            met: Some(a.ratio_to(&p) <= 0.3),
+        },
+        Row {
+            figure: "against `ss -tinoep`",
+            measured: format!("ss {}; {:.2} x", o.text("s", 3), a.ratio_to(&o)),
+            goal: "≤ 0.1 x",
+            met: Some(a.ratio_to(&o) <= 0.1),
+        },
+        Row { figure: "its memory", measured: rss.text("MiB", 1), goal: "≤ 30 MiB", met: Some(rss.median() <= 30.0) },
+        Row {
+            figure: "100,000 sockets",
+            measured: format!("{}; {growth:.2} x those of 50,000", double.text("s", 3)),
+            goal: "linear time (≤ 2.4 x)",
+            met: Some(growth <= 2.4),
+        },
+    ])
+}
+
+fn open(ns: &Ns, pairs: &mut Vec<(Workload, Workload)>, connections: usize) -> Result<()> {
+    for _ in 0..connections / EACH {
+        let (client, server) = (Workload::start(ns), Workload::start(ns));
+        let port = 8000 + pairs.len() as u16;
+        let at = format!("127.0.1.{}:{port}", pairs.len() + 1);
+        server.serve(at.parse()?, "manual");
+        client.call(&format!("pool {at} {EACH}"));
+        pairs.push((client, server));
+    }
+    Ok(())
+}
+
+fn once(ns: &Ns, words: &[OsString]) -> Result<(Cost, u64)> {
+    let (cost, finished) = Program::start(ns, words)?.finish()?;
+    anyhow::ensure!(finished.status.success(), "{words:?} failed: {}", finished.errors);
+    let lines = finished.lines_with("127.0.1.")?;
+    Ok((cost, lines))
+}

@@ -1,0 +1,187 @@
+//! Storms: what is lost, and what the load itself suffers.
+
+use std::ffi::OsString;
+use std::time::Instant;
+
+use agent_tests::lab::{Lab, Ns, Way};
+use agent_tests::workload::Workload;
+use anyhow::Result;
+use serde_json::Value;
+
+use crate::peers;
+use crate::run::{Finished, Program, agent};
+use crate::table::{Row, Series};
+
+/// An address that nothing else on this machine uses: all loopbacks look alike to `--all`.
+fn address() -> String {
+    let pid = std::process::id();
+    format!("127.{}.{}.1", 100 + pid / 256 % 100, pid % 256)
+}
+
+fn total(end: &Value, name: &str) -> i64 {
+    end["totals"][name].as_i64().unwrap_or(-1)
+}
+
+fn watch(address: &str) -> Vec<OsString> {
+    agent(&["watch", "--no-tui", "--all", "--dst", address])
+}
+
+pub fn paced() -> Result<Vec<Row>> {
+    const ROUNDS: usize = 3;
+    const EACH: u64 = 100_000;
+    let ns = Ns::new("bench")?;
+    let storm = Workload::start(&ns);
+    let at = address();
+    let (mut lost_counts, mut lost_detail) = (Series::default(), Series::default());
+    for _ in 0..ROUNDS {
+        let mut program = Program::start(&ns, &watch(&at))?;
+        program.poke_until("\"type\":\"session\"", || {})?;
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        let before = ns.snmp()?;
+        storm.call(&format!("rawstorm {at}:7 {at}:9 {EACH} 40000"));
+        let truth = ns.snmp()?.since(&before, "Tcp.OutRsts");
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        let (_, finished) = program.interrupt()?;
+        let end = finished.end()?;
+        lost_counts.push((truth - total(&end, "resets_sent")) as f64);
+        lost_detail.push((truth - finished.lines_with("\"type\":\"reset\"")? as i64) as f64);
+    }
+    Ok(vec![Row {
+        figure: "40,000 resets/s paced",
+        measured: format!(
+            "lost in counts {}, in detail {} of {EACH}",
+            lost_counts.text("", 0),
+            lost_detail.text("", 0)
+        ),
+        goal: "0 lost, in detail and in counts",
+        met: Some(lost_counts.median() == 0.0 && lost_detail.median() == 0.0),
+    }])
+}
+
+/// Seconds that the load takes.
+fn load(storm: &Workload, at: &str, rounds: u64) -> f64 {
+    let begun = Instant::now();
+    storm.call(&format!("storm {at}:9 {rounds} 0"));
+    begun.elapsed().as_secs_f64()
+}
+
+pub fn full_speed() -> Result<Vec<Row>> {
+    const ROUNDS: usize = 5;
+    const EACH: u64 = 150_000;
+    let ns = Ns::new("bench")?;
+    let storm = Workload::start(&ns);
+    let at = address();
+    let (mut bare, mut ours, mut peer) = (Series::default(), Series::default(), Series::default());
+    let (mut wrong, mut lost, mut unaccounted) = (Series::default(), Series::default(), Series::default());
+    let under = |words: &[OsString], mark: &str| -> Result<(f64, Finished)> {
+        let mut program = Program::start(&ns, words)?;
+        program.poke_until(mark, || {
+            storm.call(&format!("storm {at}:9 1 0"));
+        })?;
+        let took = load(&storm, &at, EACH);
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        Ok((took, program.interrupt()?.1))
+    };
+    for _ in 0..ROUNDS {
+        bare.push(EACH as f64 / load(&storm, &at, EACH));
+        let before = ns.snmp()?;
+        let (took, finished) = under(&watch(&at), "\"type\":\"reset\"")?;
+        ours.push(EACH as f64 / took);
+        let truth = ns.snmp()?.since(&before, "Tcp.OutRsts");
+        let end = finished.end()?;
+        // The rounds before it was attached it cannot have seen.
+        let seen = total(&end, "resets_sent");
+        wrong.push((total(&end, "resets_received") - seen).abs() as f64 + (seen - truth).max(0) as f64);
+        let lines = (finished.lines_with("\"type\":\"reset\"")? + finished.lines_with("\"type\":\"state\"")?) as i64;
+        // Per round: a RST sent, one received, CLOSE → SYN_SENT → CLOSE.
+        let events = seen * 4;
+        lost.push((events - lines) as f64 / events as f64 * 100.0);
+        unaccounted.push((events - lines - total(&end, "lost")).max(0) as f64);
+        if let Some(words) = peers::bpftrace_events() {
+            peer.push(EACH as f64 / under(&words, "reset ")?.0);
+        }
+    }
+    let (to_bare, to_peer) = (ours.ratio_to(&bare), ours.ratio_to(&peer));
+    let under_peer = if peer.median().is_nan() {
+        String::new()
+    } else {
+        format!("; {to_peer:.2} x that under bpftrace {}", peer.text("/s", 0))
+    };
+    Ok(vec![
+        Row {
+            figure: "reset storm at full speed: the load's speed",
+            measured: format!(
+                "{}; {to_bare:.2} x that with nothing attached {}{under_peer}",
+                ours.text("/s", 0),
+                bare.text("/s", 0)
+            ),
+            goal: "≥ 0.85 x with nothing attached, ≥ 1.5 x under bpftrace",
+            met: Some(to_bare >= 0.85 && (to_peer.is_nan() || to_peer >= 1.5)),
+        },
+        Row {
+            figure: "reset storm at full speed: counts",
+            measured: format!("{} off", wrong.text("", 0)),
+            goal: "exact",
+            met: Some(wrong.median() == 0.0),
+        },
+        Row {
+            figure: "reset storm at full speed: detail lost",
+            measured: format!("{}; not accounted for {}", lost.text("%", 2), unaccounted.text("", 0)),
+            goal: "≤ 0.1 %, accounted to the last event",
+            met: Some(lost.median() <= 0.1 && unaccounted.median() == 0.0),
+        },
+    ])
+}
+
+pub fn retransmits() -> Result<Vec<Row>> {
+    const ROUNDS: usize = 3;
+    const CONNECTIONS: usize = 8;
+    const PORT: u16 = 8080;
+    let lab = Lab::new();
+    let (client, server) = (Workload::start(&lab.client), Workload::start(&lab.server));
+    let at = Lab::SERVER.port(false, PORT);
+    server.serve(at, "sink");
+    // Small segments: more of them in the same time.
+    lab.client.sysctl("net.ipv4.tcp_base_mss", 512)?;
+    let (mut rate, mut off, mut missed) = (Series::default(), Series::default(), Series::default());
+    for _ in 0..ROUNDS {
+        let connections: Vec<_> = (0..CONNECTIONS).map(|_| client.connect(at)).collect();
+        let mut program = Program::start(
+            &lab.client,
+            &agent(&["watch", "--no-tui", "--no-provenance", "--pid", &client.pid().to_string()]),
+        )?;
+        program.poke_until("\"type\":\"session\"", || {})?;
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        let before = lab.client.snmp()?;
+        lab.lose(Way::ToServer, PORT, 300);
+        let begun = Instant::now();
+        let ops: Vec<_> = connections.iter().map(|c| client.begin(&format!("send {} 40000000", c.id))).collect();
+        std::thread::sleep(std::time::Duration::from_secs(5));
+        let during = lab.client.snmp()?.since(&before, "Tcp.RetransSegs") as f64 / begun.elapsed().as_secs_f64();
+        lab.clear_rules();
+        for op in ops {
+            client.answer(op);
+        }
+        for c in &connections {
+            client.call(&format!("shutdown {}", c.id));
+            client.call(&format!("end {}", c.id));
+        }
+        let truth = lab.client.snmp()?.since(&before, "Tcp.RetransSegs");
+        let (_, finished) = program.interrupt()?;
+        let end = finished.end()?;
+        rate.push(during);
+        off.push((total(&end, "retransmits") - truth).abs() as f64 / truth as f64 * 100.0);
+        missed.push(end["recursion_misses"].as_f64().unwrap_or(0.0) / truth as f64 * 100.0);
+    }
+    Ok(vec![Row {
+        figure: "retransmit storm",
+        measured: format!(
+            "{}; counts {} off the kernel's; recursion misses {}",
+            rate.text("segments/s", 0),
+            off.text("%", 2),
+            missed.text("%", 3)
+        ),
+        goal: "≥ 50,000/s; within 2 %; misses ≤ 0.1 %",
+        met: Some(rate.median() >= 50_000.0 && off.median() <= 2.0 && missed.median() <= 0.1),
+    }])
+}

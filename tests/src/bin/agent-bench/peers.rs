@@ -1,0 +1,37 @@
+//! Other tools that watch TCP, where they are installed.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// A program on PATH or among the administrator's.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let also = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path).chain(also).map(|d| d.join(program)).find(|p| p.is_file())
+}
+
+/// Every RST received and sent and every change of state, printed: what the agent's lines tell, in bpftrace's words.
+const EVENTS: &str = r#"
+tracepoint:tcp:tcp_receive_reset { printf("reset received %d %d %s\n", args->sport, args->dport, ntop(args->daddr)) }
+tracepoint:tcp:tcp_send_reset { printf("reset sent %d %p\n", pid, args->skaddr) }
+tracepoint:sock:inet_sock_set_state {
+    printf("state %d %d %d %d %s\n", args->sport, args->dport, args->oldstate, args->newstate, ntop(args->daddr))
+}
+"#;
+/// Without the changes of state.
+const RESETS: &str = r#"
+tracepoint:tcp:tcp_receive_reset { printf("reset received %d %d %s\n", args->sport, args->dport, ntop(args->daddr)) }
+tracepoint:tcp:tcp_send_reset { printf("reset sent %d %p\n", pid, args->skaddr) }
+"#;
+
+fn bpftrace(program: &str) -> Option<Vec<OsString>> {
+    Some(vec![find("bpftrace")?.into(), "-e".into(), program.into()])
+}
+
+pub fn bpftrace_events() -> Option<Vec<OsString>> {
+    bpftrace(EVENTS)
+}
+
+pub fn bpftrace_resets() -> Option<Vec<OsString>> {
+    bpftrace(RESETS)
+}

@@ -1,0 +1,145 @@
+//! Programs that are measured: started in a namespace, their output counted, their cost read from the kernel.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use agent_tests::lab::Ns;
+use agent_tests::runner::binary;
+use anyhow::{Context, Result, bail, ensure};
+use tempfile::TempDir;
+
+/// What a program used, from `wait4`.
+#[derive(Clone, Copy, Debug)]
+pub struct Cost {
+    /// Seconds.
+    pub user: f64,
+    pub wall: f64,
+    pub max_rss_mib: f64,
+}
+
+/// A program that writes to a file of ours.
+pub struct Program {
+    child: Child,
+    pub output: PathBuf,
+    started: Instant,
+    _directory: TempDir,
+}
+
+/// The agent with these arguments; what it would remember goes nowhere.
+pub fn agent(args: &[&str]) -> Vec<OsString> {
+    let mut words: Vec<OsString> = vec![binary("agent", "AGENT_BIN").into()];
+    words.extend(args.iter().map(OsString::from));
+    words
+}
+
+impl Program {
+    pub fn start(ns: &Ns, words: &[OsString]) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        let output = directory.path().join("out");
+        let (program, args) = words.split_first().context("no program")?;
+        let mut command = Command::new(program);
+        ns.enter_on_exec(&mut command);
+        let child = command
+            .args(args)
+            .env("XDG_STATE_HOME", directory.path())
+            .stdin(Stdio::null())
+            .stdout(File::create(&output)?)
+            .stderr(File::create(directory.path().join("err"))?)
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        Ok(Self { child, output, started: Instant::now(), _directory: directory })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Lines printed so far that hold `text`.
+    pub fn lines_with(&self, text: &str) -> Result<u64> {
+        use std::io::{BufRead, BufReader};
+        let mut n = 0;
+        for line in BufReader::new(File::open(&self.output)?).split(b'\n') {
+            n += u64::from(line?.windows(text.len()).any(|w| w == text.as_bytes()));
+        }
+        Ok(n)
+    }
+
+    /// Calls `poke` until a line with `text` is printed: then everything is attached.
+    pub fn poke_until(&mut self, text: &str, mut poke: impl FnMut()) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            poke();
+            std::thread::sleep(Duration::from_millis(20));
+            if self.lines_with(text)? > 0 {
+                return Ok(());
+            }
+            self.still_runs()?;
+            ensure!(begun.elapsed() < Duration::from_secs(30), "{} shows no event: {}", self.name(), self.errors());
+        }
+    }
+
+    /// An error with what it said if it has ended.
+    pub fn still_runs(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            Some(status) => bail!("{} ended early ({status}): {}", self.name(), self.errors()),
+            None => Ok(()),
+        }
+    }
+
+    fn name(&self) -> String {
+        std::fs::read_to_string(format!("/proc/{}/comm", self.child.id())).unwrap_or_else(|_| "the program".into())
+    }
+
+    fn errors(&self) -> String {
+        std::fs::read_to_string(self.output.with_file_name("err")).unwrap_or_default()
+    }
+
+    /// SIGINT, then what it had used.
+    pub fn interrupt(self) -> Result<(Cost, Finished)> {
+        // SAFETY: no memory is involved; the child is not reaped yet, so the pid is its own.
+        unsafe { libc::kill(self.child.id() as libc::pid_t, libc::SIGINT) };
+        self.finish()
+    }
+
+    /// Waits for its end.
+    pub fn finish(self) -> Result<(Cost, Finished)> {
+        let (mut status, mut usage) = (0, std::mem::MaybeUninit::<libc::rusage>::zeroed());
+        // SAFETY: both point to memory of the right type; the child is ours and not reaped elsewhere.
+        let got = unsafe { libc::wait4(self.child.id() as libc::pid_t, &raw mut status, 0, usage.as_mut_ptr()) };
+        ensure!(got > 0, "cannot wait for the program: {}", std::io::Error::last_os_error());
+        // SAFETY: zeroed, and filled by wait4.
+        let usage = unsafe { usage.assume_init() };
+        let seconds = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 / 1e6;
+        let cost = Cost {
+            user: seconds(usage.ru_utime),
+            wall: self.started.elapsed().as_secs_f64(),
+            max_rss_mib: usage.ru_maxrss as f64 / 1024.0,
+        };
+        let errors = self.errors();
+        Ok((cost, Finished { program: self, status: ExitStatus::from_raw(status), errors }))
+    }
+}
+
+/// A program's output after its end.
+pub struct Finished {
+    program: Program,
+    pub status: ExitStatus,
+    pub errors: String,
+}
+
+impl Finished {
+    pub fn lines_with(&self, text: &str) -> Result<u64> {
+        self.program.lines_with(text)
+    }
+
+    /// The last line.
+    pub fn end(&self) -> Result<serde_json::Value> {
+        let text = std::fs::read_to_string(&self.program.output)?;
+        let last = text.lines().next_back().unwrap_or_default();
+        serde_json::from_str(last).with_context(|| format!("the last line is no JSON: {last}; {}", self.errors))
+    }
+}
