@@ -11,6 +11,10 @@ use crate::model::{Direction, Family, Flow, Keepalive, Mono, Owner, SocketId, So
 /// How long a socket that is gone still gives its owners to late events.
 pub const LINGER: Duration = Duration::from_secs(30);
 
+/// Sockets that one inode or flow leads to; the latest are kept. Of a flow all but one per namespace are gone already:
+/// a client that binds to its port comes back with the same.
+const MAX_SHARING: usize = 64;
+
 /// One socket.
 #[derive(Clone, Debug)]
 pub struct Known {
@@ -221,13 +225,17 @@ impl Table {
         self.sockets.get_mut(&id)
     }
 
-    /// Enters what was learned later into the indexes.
+    /// Enters what was learned later into the indexes. A flow that is not bound yet is nobody's.
     pub fn index(&mut self, id: SocketId, inode: u64, flow: Option<Flow>) {
         let add = |ids: &mut Vec<SocketId>| {
             if !ids.contains(&id) {
+                if ids.len() >= MAX_SHARING {
+                    ids.remove(0);
+                }
                 ids.push(id);
             }
         };
+        let flow = flow.filter(|f| f.local.port() != 0);
         if inode != 0 {
             add(self.by_inode.entry(inode).or_default());
         }

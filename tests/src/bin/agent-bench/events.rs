@@ -84,12 +84,8 @@ pub fn nanoseconds() -> Result<Vec<Row>> {
         let elsewhere_args = ["watch", "--no-tui", "--no-provenance", "--pid", &pid, "--dst", "127.9.9.9"];
         elsewhere.push(per_run(&ns, &storm, &elsewhere_args)?);
     }
-    let row = |figure, s: &Series, goal, most| Row {
-        figure,
-        measured: s.text("ns", 0),
-        goal,
-        met: Some(s.median() <= most),
-    };
+    let row =
+        |figure, s: &Series, goal, most| Row { figure, measured: s.text("ns", 0), goal, met: Some(s.median() <= most) };
     Ok(vec![
         row("BPF ns per matching event, full record", &matching, "≤ 400", 400.0),
         row("BPF ns per event of another process", &strange, "≤ 150", 150.0),
