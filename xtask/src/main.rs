@@ -2,6 +2,7 @@
 //! here, so that one command is enough on a fresh machine and both do the same thing.
 
 mod apt;
+mod bench;
 mod build;
 mod demo;
 mod kernels;
@@ -38,6 +39,9 @@ Usage: cargo xtask COMMAND
                      the end-to-end tests in virtual machines with Debian's kernels (5.10, 6.1, 6.12, 6.18 and the
                      newest if none is named); a whole run of them rewrites docs/KERNELS.md. --quick: a test or two of
                      each feature
+  bench [--install-peers] [FIGURE...]
+                     measure the release against its goals and, where they are installed, beside other tools; all
+                     figures together rewrite docs/BENCHMARKS.md
   lint               formatting, clippy and documentation, warnings are errors; the kernel programs included
   demo [-- ARGS...]  a client with pooled connections behind a NAT that forgets them, and the agent on it; ARGS go to
                      `agent watch`
@@ -65,6 +69,7 @@ fn dispatch(mut args: Vec<String>) -> Result<ExitCode> {
         "run" => build::run(args),
         "test" => test::command(args),
         "lint" => lint::command(args),
+        "bench" => bench::command(args),
         "demo" => demo::command(args),
         unknown => bail!("there is no command '{unknown}'; `cargo xtask help` lists them"),
     }
