@@ -24,10 +24,8 @@ pub fn command(mut args: Vec<String>) -> Result<ExitCode> {
     say("Measuring: leave the machine alone meanwhile");
     let mut command = as_root("env")?;
     command.arg(format!("AGENT_BIN={}", workspace::agent(true).display())).arg(&bench).args(&args);
-    let done = command
-        .stderr(Stdio::inherit())
-        .output()
-        .with_context(|| format!("cannot start {}", bench.display()))?;
+    let done =
+        command.stderr(Stdio::inherit()).output().with_context(|| format!("cannot start {}", bench.display()))?;
     if !done.status.success() {
         bail!("the benchmark failed ({})", done.status);
     }

@@ -127,6 +127,12 @@ fn unanswered_connect(s: &Scene, age: Duration) {
     assert!((took - promised).abs() <= 0.1 * took, "took {took:.2} s, forecast {promised:.2} s: {f}");
     let truth = s.lab.client.snmp().unwrap().since(&before, "Tcp.RetransSegs");
     let run = agent.stop();
+    assert_eq!(
+        run.total("retransmits"),
+        truth,
+        "the run's SYN retransmits: {:?}",
+        run.all(&json!({"type": "retransmit"}))
+    );
     let last = run.last(&json!({"type": "finding", "code": "connect-timeout"}));
     let told = last["numbers"]["retransmits"].as_f64().unwrap_or(-1.0) as i64;
     assert!((truth - 2..=truth).contains(&told), "{told} SYN retransmits, in truth {truth}: {last}");
