@@ -37,7 +37,7 @@ Usage: cargo xtask COMMAND
                      NAME: only tests whose name contains it
   test --kernels [--quick] [--debug] [VERSION...] [NAME...]
                      the end-to-end tests in virtual machines with Debian's kernels (5.10, 6.1, 6.12, 6.18 and the
-                     newest if none is named); a whole run of them rewrites docs/KERNELS.md. --quick: a test or two of
+                     newest if none is named); a run of the whole suite updates docs/KERNELS.md. --quick: a test or two of
                      each feature
   bench [--install-peers] [FIGURE...]
                      measure the release against its goals and, where they are installed, beside other tools; all

@@ -8,6 +8,10 @@ use super::options::Wanted;
 use super::{bpf, failed};
 use crate::model::{ActionKind, ActionRecord, ActionResult, Method, SocketId, canonical};
 
+/// `bpf_getsockopt` of these options came with Linux 6.1.
+const UNREAD: &str = "set; what it had before is not known and cannot be restored: this kernel's programs do not read \
+                      options (from Linux 6.1 on they do)";
+
 /// One guarded socket. It gets its values before its SYN, so that the options are all there is to tell.
 pub fn record(row: &GuardRow, wanted: &Wanted) -> ActionRecord {
     let before = bpf::values(row.keepalive, row.idle_s, row.interval_s, row.count, row.user_timeout_ms);
@@ -24,8 +28,11 @@ pub fn record(row: &GuardRow, wanted: &Wanted) -> ActionRecord {
         record.error = Some(format!("the kernel did not take {}", bpf::refused(row.error)));
         return record;
     }
-    // Without the values from before (a kernel that cannot read them here) the change is done all the same.
+    // Without the values from before the change is done all the same.
     record.after = before.map(|b| wanted.over(b));
+    if before.is_none() {
+        record.note = Some(UNREAD.into());
+    }
     record.result =
         if before.is_some() && record.after == before { ActionResult::Unchanged } else { ActionResult::Applied };
     record
@@ -55,6 +62,10 @@ mod tests {
         assert!(r.after.unwrap().enabled && !r.before.unwrap().enabled);
         row = GuardRow { keepalive: 1, idle_s: 30, interval_s: 10, count: 3, ..row };
         assert_eq!(record(&row, &wanted).result, ActionResult::Unchanged);
+        assert_eq!(record(&row, &wanted).note, None);
+        let unread = record(&GuardRow { keepalive: -1, ..row }, &wanted);
+        assert_eq!((unread.result, unread.after), (ActionResult::Applied, None));
+        assert!(unread.note.unwrap().contains("6.1"));
         row.error = guard_error::KEEPCNT;
         assert!(record(&row, &wanted).error.unwrap().contains("TCP_KEEPCNT"));
     }

@@ -78,15 +78,16 @@ fn the_guard_sees_every_new_connection() {
         guard.expect(&json!({"type": "action", "socket": open.cookie, "result": "applied", "after": wanted}));
 
         // What a program cannot read is not told; the process's own options below are the proof.
-        let (before, after) = match kernel::programs_read_options() {
-            true => (json!({"enabled": false}), wanted.clone()),
-            false => (json!({"$in": [null]}), json!({"$in": [null]})),
+        let null = json!({"$in": [null]});
+        let (before, after, note) = match kernel::programs_read_options() {
+            true => (json!({"enabled": false}), wanted.clone(), null),
+            false => (null.clone(), null, json!({"$has": "6.1"})),
         };
         for _ in 0..3 {
             let c = s.client.connect(s.server_at(PORT));
             guard.expect(&json!({
                 "type": "action", "action": "keepalive", "method": "bpf", "socket": c.cookie, "pid": s.client.pid(),
-                "remote": c.remote, "before": before, "after": after, "result": "applied",
+                "remote": c.remote, "before": before, "after": after, "result": "applied", "note": note,
             }));
             let now = options(&s.client, &c);
             assert_eq!((&now["keepalive"], &now["idle_s"]), (&json!(true), &json!(41)));

@@ -16,7 +16,7 @@ use super::qemu;
 const MEMORY_MIB: u32 = 1024;
 
 /// What a machine said.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Answer {
     /// As the kernel calls itself; empty if it never came up.
     pub release: String,
@@ -49,7 +49,7 @@ pub fn run(kernel: &Kernel, initramfs: &Path, console: &Path, limit: Duration) -
     loop {
         match lines.recv_timeout(limit.saturating_sub(begin.elapsed())) {
             Ok(line) => {
-                section = answer.take(line, section);
+                section = answer.take(line, section, true);
                 // It powers off by itself; what hangs then is of no interest any more.
                 if answer.exit.is_some() {
                     break;
@@ -75,15 +75,38 @@ enum Section {
 }
 
 impl Answer {
-    /// Puts a line where it belongs; tests are shown as they end.
-    fn take(&mut self, line: String, section: Section) -> Section {
+    /// As text in the machine's own form, to be kept.
+    pub fn text(&self) -> String {
+        let mut lines = vec![format!("=== release {}", self.release), format!("=== took {}", self.took.as_secs())];
+        lines.push("=== doctor".into());
+        lines.extend(self.doctor.iter().cloned());
+        lines.push("=== tests".into());
+        lines.extend(self.tests.iter().cloned());
+        lines.extend(self.exit.map(|code| format!("=== exit {code}")));
+        lines.join("\n") + "\n"
+    }
+
+    /// What [`Self::text`] wrote.
+    pub fn of_text(text: &str) -> Self {
+        let mut answer = Self::default();
+        let mut section = Section::Boot;
+        for line in text.lines() {
+            section = answer.take(line.to_owned(), section, false);
+        }
+        answer
+    }
+
+    /// Puts a line where it belongs; `show`: tests are shown as they end.
+    fn take(&mut self, line: String, section: Section, show: bool) -> Section {
         let Some(mark) = line.strip_prefix("=== ") else {
             match section {
                 Section::Boot => eprintln!("{line}"),
                 Section::Doctor => self.doctor.push(line),
                 Section::Tests => {
-                    // A reader that went away must not end the run.
-                    let _ = writeln!(std::io::stdout(), "{line}");
+                    if show {
+                        // A reader that went away must not end the run.
+                        let _ = writeln!(std::io::stdout(), "{line}");
+                    }
                     self.tests.push(line);
                 }
             }
@@ -94,6 +117,7 @@ impl Answer {
             "release" => self.release = rest.to_owned(),
             "doctor" => return Section::Doctor,
             "tests" => return Section::Tests,
+            "took" => self.took = Duration::from_secs(rest.parse().unwrap_or(0)),
             "exit" => self.exit = rest.parse().ok(),
             _ => {}
         }
@@ -135,9 +159,10 @@ mod tests {
         let mut a = Answer::default();
         let mut section = Section::Boot;
         for line in ["=== release 6.12", "=== doctor", "{}", "=== tests", "test x ... ok", "=== exit 101"] {
-            section = a.take(line.to_owned(), section);
+            section = a.take(line.to_owned(), section, false);
         }
         assert_eq!((a.release.as_str(), a.exit), ("6.12", Some(101)));
+        assert_eq!(Answer::of_text(&a.text()), a);
         assert_eq!((a.doctor, a.tests), (vec!["{}".to_owned()], vec!["test x ... ok".to_owned()]));
     }
 }

@@ -53,7 +53,7 @@ const QUICK: [&str; 14] = [
     "findings::resets::local_abort_linger_v4",
 ];
 /// Tests wait for timers of TCP more than they compute, also where computing is slow.
-const THREADS: u32 = 3;
+const THREADS: u32 = 4;
 /// How much longer than on real hardware anything may take (tests/src/wait.rs).
 const SLOWNESS: u32 = 5;
 /// For everything in one machine. The whole suite takes about ten minutes.
@@ -67,7 +67,7 @@ pub fn run(words: &[String], release: bool, quick: bool) -> Result<ExitCode> {
     if quick {
         names.extend(QUICK);
     }
-    let complete = versions.is_empty() && names.is_empty();
+    let whole = names.is_empty();
     let versions = if versions.is_empty() { ALL.to_vec() } else { versions };
 
     qemu::ensure()?;
@@ -79,7 +79,7 @@ pub fn run(words: &[String], release: bool, quick: bool) -> Result<ExitCode> {
     let programs = Programs::build(release)?;
 
     let mut rows = Vec::new();
-    for kernel in &kernels {
+    for (version, kernel) in versions.iter().zip(&kernels) {
         say(format_args!("{} in a virtual machine", kernel.release));
         let dir = cache().join("machine");
         std::fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
@@ -102,20 +102,41 @@ pub fn run(words: &[String], release: bool, quick: bool) -> Result<ExitCode> {
             eprintln!("{}: no answer; the kernel's last words:\n{}", kernel.release, last_words(&console));
         }
         rows.push(report::row(&kernel.version(), &answer));
+        if whole {
+            keep(version, &answer)?;
+        }
     }
 
     println!("\n{}\n{}", report::table(&rows), report::summary(&rows));
-    if complete {
-        let document = workspace::root().join("docs/KERNELS.md");
-        std::fs::write(&document, report::document(&rows))
-            .with_context(|| format!("cannot write {}", document.display()))?;
-        println!("written to {}", document.display());
+    if whole {
+        document()?;
     }
     let passed: usize = rows.iter().map(|r| r.passed).sum();
     // A machine without an end is a failure even if no test is.
     let failed: usize = rows.iter().map(|r| r.failed.len().max(usize::from(!r.ok))).sum();
     println!("{passed} passed, {failed} failed");
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Keeps what a machine said of the whole suite, so that one kernel can be tested anew without the others.
+fn keep(version: &str, answer: &boot::Answer) -> Result<()> {
+    let dir = cache().join("answers");
+    std::fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let file = dir.join(version);
+    std::fs::write(&file, answer.text()).with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// Writes docs/KERNELS.md from what is kept of each kernel in [`ALL`].
+fn document() -> Result<()> {
+    let answers = ALL.iter().filter_map(|v| std::fs::read_to_string(cache().join("answers").join(v)).ok());
+    let rows: Vec<report::Row> = answers
+        .map(|text| boot::Answer::of_text(&text))
+        .map(|answer| report::row(&packages::version(&answer.release), &answer))
+        .collect();
+    let file = workspace::root().join("docs/KERNELS.md");
+    std::fs::write(&file, report::document(&rows)).with_context(|| format!("cannot write {}", file.display()))?;
+    println!("written to {}", file.display());
+    Ok(())
 }
 
 /// Where packages and machines are kept between runs.

@@ -27,8 +27,13 @@ pub struct Kernel {
 impl Kernel {
     /// `6.12` of `6.12.117+deb13-cloud-amd64`.
     pub fn version(&self) -> String {
-        numbers(&self.release).iter().take(2).map(u64::to_string).collect::<Vec<_>>().join(".")
+        version(&self.release)
     }
+}
+
+/// `6.12` of `6.12.117+deb13-cloud-amd64`; empty for an empty release.
+pub fn version(release: &str) -> String {
+    numbers(release).iter().take(2).map(u64::to_string).collect::<Vec<_>>().join(".")
 }
 
 /// The newest kernel of a version, e.g. `6.12`, or of all (`newest`): from the cache, or downloaded into it.

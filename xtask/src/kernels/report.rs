@@ -45,6 +45,8 @@ const TESTS_FAILED: i32 = 101;
 #[derive(Debug)]
 pub struct Row {
     pub release: String,
+    /// As the kernel calls itself.
+    full: String,
     cells: Vec<String>,
     pub passed: usize,
     pub failed: Vec<String>,
@@ -68,6 +70,7 @@ pub fn row(release: &str, answer: &Answer) -> Row {
         .collect();
     Row {
         release: release.to_owned(),
+        full: answer.release.clone(),
         cells,
         passed: results.len() - failed.len(),
         // The test program's own verdict counts those that were left out.
@@ -187,7 +190,7 @@ pub fn document(rows: &[Row]) -> String {
              - pidfd: options of a running process read and set (`pidfd_getfd`)\n\
              - findings: every cause in a network made for it, named with its numbers\n";
     for row in rows {
-        let _ = write!(text, "\n## {}\n\n", row.release);
+        let _ = write!(text, "\n## {}\n\n", row.full);
         if row.limits.is_empty() {
             text += "`agent doctor` finds nothing missing.\n";
         }

@@ -15,6 +15,9 @@ fn check(name: &'static str, status: Status, found: impl Into<String>) -> Check 
     Check::new(SECTION, name, status, found)
 }
 
+/// `bpf_getsockopt` of SO_KEEPALIVE and TCP_KEEP*.
+const READS_OPTIONS: (u32, u32) = (6, 1);
+
 /// Why kernel programs cannot be loaded at all.
 fn no_programs(machine: &Machine) -> Option<&'static str> {
     if machine.kernel.version < (5, 8) {
@@ -88,7 +91,14 @@ fn guard(machine: &Machine) -> Check {
     }
     let usable = machine.kernel.cgroup2.is_some() && machine.trials.cgroup_connect == Ok(true);
     if usable && machine.privileges.has(Capability::CAP_NET_ADMIN) {
-        check(name, Status::Works, "future sockets get keepalive before their SYN")
+        let found = "future sockets get keepalive before their SYN";
+        if machine.kernel.version < READS_OPTIONS {
+            return check(name, Status::Limited, found).advise(
+                "before Linux 6.1 kernel programs do not read options: what a socket had before is not told, and \
+                 `agent keepalive --undo` cannot restore it; nor does --method bpf work",
+            );
+        }
+        check(name, Status::Works, found)
     } else {
         check(name, Status::Missing, "future sockets cannot be reached").advise("it needs cgroup2 and CAP_NET_ADMIN")
     }
