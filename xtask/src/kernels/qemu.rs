@@ -40,11 +40,10 @@ pub fn ensure() -> Result<()> {
         install.args(["-t", target, "install", PACKAGE]);
         match install.output() {
             Ok(done) if done.status.success() => return Ok(()),
-            Ok(done) => eprintln!(
-                "warning: `{}` failed: {}",
-                line(&install),
+            Ok(done) => say(format_args!(
+                "the {PACKAGE} of {target} does not go with what is installed here: {}",
                 String::from_utf8_lossy(&done.stderr).lines().last().unwrap_or_default()
-            ),
+            )),
             Err(e) => bail!("cannot run `{}`: {e}", line(&install)),
         }
     }
