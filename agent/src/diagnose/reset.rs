@@ -206,7 +206,11 @@ fn sent(s: &Socket, r: &Reset, at: Mono) -> Option<(Code, Confidence)> {
         // Data that arrived after the application had closed: a peer that said good-bye late looks the same.
         Some("TCP_ABORT_ON_DATA") => Some((Code::LocalAbort, Possible)),
         Some("NOT_SPECIFIED") | None => {
-            let probing = s.tcp.timer == Some(2) && s.tcp.probes.is_some_and(|p| p > 0);
+            let sampled = s.tcp.timer == Some(2) && s.tcp.probes.is_some_and(|p| p > 0);
+            // Probes with nothing to send are keepalive's. Kernels that give no reason can still be asked that.
+            let d = &r.detail;
+            let probing = sampled
+                || (d.keepalive == Some(true) && d.send_queue_bytes == Some(0) && d.probes.is_some_and(|p| p > 0));
             if probing && a.last_heard.is_some_and(|h| at.since(h) > IDLE_AT_FIN) {
                 Some((Code::PeerGone, Likely))
             } else if a.app_closed_at.is_some() {

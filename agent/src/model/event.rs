@@ -99,6 +99,8 @@ pub struct TcpDetail {
     pub user_timeout_ms: Option<u32>,
     /// SO_KEEPALIVE at the event.
     pub keepalive: Option<bool>,
+    /// Keepalive or zero-window probes that nobody has answered.
+    pub probes: Option<u8>,
 }
 
 #[derive(Clone, Debug, PartialEq)]

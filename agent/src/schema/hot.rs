@@ -277,6 +277,7 @@ impl Fields<'_> {
             self.comma();
             self.flag(b"\"keepalive\":", d.keepalive);
         }
+        self.known(b"\"probes\":", d.probes);
         self.raw(b"}");
     }
 

@@ -319,6 +319,9 @@ pub struct DetailPart {
     /// SO_KEEPALIVE.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keepalive: Option<bool>,
+    /// Unanswered keepalive or zero-window probes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub probes: Option<u8>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]

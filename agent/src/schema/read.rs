@@ -306,6 +306,7 @@ fn detail(d: Option<&DetailPart>) -> TcpDetail {
         send_window_bytes: d.send_window_bytes,
         user_timeout_ms: d.user_timeout_ms,
         keepalive: d.keepalive,
+        probes: d.probes,
     }
 }
 

@@ -33,6 +33,7 @@ pub(crate) fn detail() -> TcpDetail {
         send_window_bytes: Some(65_535),
         user_timeout_ms: Some(0),
         keepalive: Some(false),
+        probes: Some(2),
     }
 }
 
@@ -380,6 +381,7 @@ pub(crate) fn hang() -> Vec<Event> {
                     send_window_bytes: Some(65_535),
                     user_timeout_ms: Some(0),
                     keepalive: Some(false),
+                    probes: Some(0),
                 },
                 gives_up_in: Some(Duration::from_secs_f64(924.6 - (at - 113.0))),
             })),

@@ -291,6 +291,7 @@ impl DetailPart {
             send_window_bytes: d.send_window_bytes,
             user_timeout_ms: d.user_timeout_ms,
             keepalive: d.keepalive,
+            probes: d.probes,
         })
     }
 }

@@ -140,6 +140,19 @@ fn an_ack_ends_the_silence_and_counts_as_loss() {
 }
 
 #[test]
+fn an_ack_from_before_the_send_answers_nothing_however_late_it_is_dated() {
+    let mut f = Fold::new();
+    f.open().sample(1.0, 0.9, 0.9, 0.9, |_| {});
+    f.retransmit(10.33, RetransmitKind::Rto, |_| {});
+    // The same ACK, dated 80 ms later by a look that took its time.
+    f.sample(11.0, 0.67, 10.82, 10.82, |t| (t.unacked_segments, t.retransmits) = (Some(1), Some(1)));
+    let a = f.socket().activity;
+    assert_eq!((a.rto_since_heard, a.acked_beside), (1, false));
+    close(a.idle_before, 10.0);
+    assert!(a.unanswered_since.is_some());
+}
+
+#[test]
 fn the_idle_time_at_a_fin_is_refined_by_the_next_look() {
     let mut f = Fold::new();
     f.open().sample(1.0, 0.9, 0.9, 0.9, |_| {});

@@ -163,6 +163,7 @@ impl Converter {
                 1 => Some(true),
                 _ => None,
             },
+            probes: has(&[o.icsk_probes_out]).then_some(x.probes_out),
         }
     }
 }

@@ -83,7 +83,14 @@ fn settle(s: &mut Socket, at: Mono, bytes_acked: Option<u64>) {
 }
 
 pub(super) fn heard(s: &mut Socket, t: Mono) {
-    if s.activity.last_heard.is_none_or(|old| t > old.plus(JIFFIES_SLACK)) {
+    let a = &mut s.activity;
+    if a.last_heard.is_none_or(|old| t > old.plus(JIFFIES_SLACK)) {
+        // What came before the data left answers none of it. Two looks at the same ACK may differ by more than the
+        // kernel's tick where the machine is slow.
+        if a.unanswered_since.is_some_and(|since| t.plus(JIFFIES_SLACK) < since) {
+            a.last_heard = a.last_heard.max(Some(t));
+            return;
+        }
         alive(s, t);
     }
 }

@@ -152,5 +152,6 @@ fn detail(s: &Sock, now: f64) -> TcpDetail {
         send_window_bytes: Some(65_536),
         user_timeout_ms: Some(0),
         keepalive: Some(s.keepalive.is_some()),
+        probes: None,
     }
 }
