@@ -6,6 +6,7 @@ mod bad_input;
 mod clients;
 mod counts;
 mod events;
+mod faults;
 mod filters;
 mod findings;
 mod keepalive;
