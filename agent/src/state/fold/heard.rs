@@ -38,6 +38,7 @@ pub(super) fn detail(s: &mut Socket, at: Mono, d: &TcpDetail) {
     t.bytes_received = d.bytes_received.or(t.bytes_received);
     t.send_mss = d.send_mss.or(t.send_mss);
     t.send_window_bytes = d.send_window_bytes.or(t.send_window_bytes);
+    t.probes = d.probes.or(t.probes);
 }
 
 pub(super) fn data_received(s: &mut Socket, t: Mono) {
