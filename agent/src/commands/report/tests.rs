@@ -238,7 +238,7 @@ fn a_real_recording_gives_its_causes() {
     let text = markdown(&report);
     assert!(text.contains("kernel | 6.18.44") && text.contains("python3"), "{text}");
     // Commands can be copied: they are code, not text with back quotes.
-    assert!(text.contains(": `agent close --pid PID --dst ") && !text.contains("\\`agent"), "{text}");
+    assert!(text.contains(": `agent close --pid 10187 --dst ") && !text.contains("\\`agent"), "{text}");
     let page = html(&report);
-    assert!(page.contains("<code>agent close --pid PID --dst ") && !page.contains('`'));
+    assert!(page.contains("<code>agent close --pid 10187 --dst ") && !page.contains('`'));
 }
