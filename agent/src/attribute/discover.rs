@@ -123,6 +123,7 @@ impl Attribution {
             out.extend(self.exited(pid, now));
             return;
         };
+        process.identify(&mut self.programs);
         let mut changed = BTreeSet::new();
         for s in diff.removed {
             for id in self.table.of_inode(s.inode).to_vec() {

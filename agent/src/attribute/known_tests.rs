@@ -1,7 +1,7 @@
 use super::*;
 
 fn owner(pid: u32, fd: Option<i32>) -> Owner {
-    Owner { pid, comm: "c".into(), fd }
+    Owner { pid, comm: "c".into(), fd, program: None }
 }
 
 fn flow(n: u16) -> Flow {

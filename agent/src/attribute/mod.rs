@@ -16,9 +16,11 @@ pub mod namespaces;
 pub mod origin;
 mod process;
 pub mod procfs;
+mod program;
 mod sample;
 pub mod sysctl;
 pub mod targets;
+mod versions;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
@@ -36,6 +38,7 @@ use known::Table;
 use limits::Limits;
 use namespaces::Namespaces;
 use process::Process;
+use program::Programs;
 
 /// Targets and what is known of their sockets.
 pub struct Attribution {
@@ -43,6 +46,7 @@ pub struct Attribution {
     cgroup: Option<PathBuf>,
     names: Names,
     processes: BTreeMap<u32, Process>,
+    programs: Programs,
     table: Table,
     /// Inodes of descriptors that need no second look.
     ignored: HashMap<u64, Ignored>,
@@ -79,6 +83,7 @@ impl Attribution {
             cgroup,
             names,
             processes: BTreeMap::new(),
+            programs: Programs::default(),
             table: Table::new(max_sockets),
             ignored: HashMap::new(),
             namespaces: Namespaces::default(),

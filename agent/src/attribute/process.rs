@@ -9,8 +9,9 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::procfs::{self, SocketFd};
+use super::program::Programs;
 use super::sample::spent;
-use crate::model::{Mono, Owner};
+use crate::model::{Component, Mono, Owner};
 use crate::source::diag::NetNs;
 
 /// Descriptors that the agent holds on processes; beyond this they are opened for each scan (RLIMIT_NOFILE is often
@@ -36,6 +37,9 @@ pub struct Process {
     pub hidden: Option<Errno>,
     /// Why a descriptor cannot be duplicated (Yama, another user's process, kernel before 5.6).
     pub no_getfd: Option<Errno>,
+    /// What it runs, and by which name it was then: a process that executes another program changes it.
+    program: Option<Arc<[Component]>>,
+    program_of: Option<Arc<str>>,
     scanned: Option<Mono>,
     cost: Duration,
 }
@@ -60,13 +64,15 @@ impl Process {
             sockets: Vec::new(),
             hidden: None,
             no_getfd: None,
+            program: None,
+            program_of: None,
             scanned: None,
             cost: Duration::ZERO,
         })
     }
 
     pub fn owner(&self, fd: Option<i32>) -> Owner {
-        Owner { pid: self.pid, comm: self.comm.clone(), fd }
+        Owner { pid: self.pid, comm: self.comm.clone(), fd, program: self.program.clone() }
     }
 
     /// Reads its name again; the last one stays when it is gone.
@@ -85,6 +91,14 @@ impl Process {
     /// Whether a scan out of turn is affordable.
     pub fn due_urgently(&self, now: Mono) -> bool {
         self.scanned.is_none_or(|t| now.since(t) >= (self.cost * URGENT_SHARE).max(URGENT_MIN))
+    }
+
+    /// Finds out what it runs, once it has a socket and again when its name changes.
+    pub fn identify(&mut self, programs: &mut Programs) {
+        if !self.sockets.is_empty() && self.program_of.as_ref() != Some(&self.comm) {
+            self.program = programs.of(self.pid);
+            self.program_of = Some(self.comm.clone());
+        }
     }
 
     /// Lists the descriptors again. `None`: the process is gone.

@@ -9,6 +9,17 @@ pub struct Owner {
     pub comm: std::sync::Arc<str>,
     /// `None` once the process has exited or where the descriptor is not known yet.
     pub fd: Option<i32>,
+    /// What it runs, the runtime first; `None` where its files do not tell.
+    pub program: Option<std::sync::Arc<[Component]>>,
+}
+
+/// A program and its version, as its files tell.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Component {
+    /// `Node.js`, `Python`, `Java`, `Go`, `libcurl`, a package's name; harmless to print.
+    pub name: std::sync::Arc<str>,
+    /// Begins with a digit; harmless to print.
+    pub version: std::sync::Arc<str>,
 }
 
 /// Makes a name that a process chose harmless to print: control characters (terminal escape sequences begin with

@@ -6,6 +6,7 @@
 
 pub mod hot;
 mod lines;
+mod parts;
 mod read;
 #[cfg(test)]
 pub(crate) mod samples;
@@ -15,6 +16,7 @@ mod wire;
 mod write;
 
 pub use lines::*;
+pub use parts::*;
 pub use read::ReadError;
 pub use wire::*;
 pub use write::LineContext;

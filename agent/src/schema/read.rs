@@ -9,14 +9,17 @@ use serde::Deserialize;
 
 use super::Line;
 use super::lines::{
-    ActionLine, CountersPart, DetailPart, FindingLine, IdleFigurePart, KeepalivePart, LimitsLine, OptionsPart,
-    PacketPart, ResetLine, RetransmitLine, SessionLine, SocketLine, StateLine, TcpPart, Text, TotalsPart,
+    ActionLine, FindingLine, LimitsLine, ResetLine, RetransmitLine, SessionLine, SocketLine, StateLine,
+};
+use super::parts::{
+    CountersPart, DetailPart, IdleFigurePart, KeepalivePart, OptionsPart, OwnerPart, PacketPart, TcpPart, Text,
+    TotalsPart,
 };
 use super::wire::{Addr, Cookie, TcpState};
 use crate::model::{
-    ActionRecord, Code, Counters, End, Event, EventKind, Evidence, Finding, Flow, Hook, IdleFigure, IdleLimits,
-    Keepalive, Lost, Mono, OptionValues, Owner, PacketFacts, Reset, Retransmit, Sample, Session, SocketUpdate,
-    StateChange, Targets, TcpDetail, TcpMetrics, Totals, WallClock, sanitize,
+    ActionRecord, Code, Component, Counters, End, Event, EventKind, Evidence, Finding, Flow, Hook, IdleFigure,
+    IdleLimits, Keepalive, Lost, Mono, OptionValues, Owner, PacketFacts, Reset, Retransmit, Sample, Session,
+    SocketUpdate, StateChange, Targets, TcpDetail, TcpMetrics, Totals, WallClock, sanitize,
 };
 
 /// Why a line gave no event.
@@ -27,6 +30,9 @@ pub enum ReadError {
     /// A type or a word of a later version.
     Unknown(String),
 }
+
+/// Of one program: a runtime, a library and what runs on it.
+const MAX_COMPONENTS: usize = 4;
 
 impl fmt::Display for ReadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -175,8 +181,7 @@ fn socket(l: &SocketLine<'_>, clock: &WallClock) -> SocketUpdate {
         remote_name: l.remote_name.as_deref().map(|n| safe(n).into()),
         netns: l.netns,
         // The fold takes owners as living ones: those of an orphan came with an earlier line and `exit`.
-        owners: (!l.orphaned)
-            .then(|| l.owners.iter().map(|o| Owner { pid: o.pid, comm: safe(&o.comm).into(), fd: o.fd }).collect()),
+        owners: (!l.orphaned).then(|| l.owners.iter().map(owner).collect()),
         direction: l.direction.and_then(|d| d.model()),
         state: l.state.and_then(TcpState::model),
         opened: l.opened.and_then(|t| clock.mono(t.0.into())),
@@ -185,6 +190,13 @@ fn socket(l: &SocketLine<'_>, clock: &WallClock) -> SocketUpdate {
         mptcp: l.mptcp,
         destroyed: l.destroyed,
     }
+}
+
+fn owner(o: &OwnerPart<'_>) -> Owner {
+    let program: Vec<Component> = (o.program.iter().take(MAX_COMPONENTS))
+        .map(|c| Component { name: safe(&c.name).into(), version: safe(&c.version).into() })
+        .collect();
+    Owner { pid: o.pid, comm: safe(&o.comm).into(), fd: o.fd, program: (!program.is_empty()).then(|| program.into()) }
 }
 
 fn keepalive(k: KeepalivePart) -> Keepalive {

@@ -136,6 +136,11 @@ pub(crate) fn empty_retransmit() -> Retransmit {
     }
 }
 
+fn program() -> std::sync::Arc<[Component]> {
+    let part = |name: &str, version: &str| Component { name: name.into(), version: version.into() };
+    [part("Node.js", "20.19.2"), part("@anthropic-ai/claude-code", "2.0.14")].into()
+}
+
 pub(crate) fn session() -> Session {
     Session {
         agent_version: "0.1.0".into(),
@@ -172,8 +177,8 @@ pub(crate) fn socket_update() -> SocketUpdate {
         remote_name: Some("api.example.com".into()),
         netns: Some(4_026_531_840),
         owners: Some(vec![
-            Owner { pid: 4182, comm: "node".into(), fd: Some(23) },
-            Owner { pid: 4190, comm: "worker".into(), fd: None },
+            Owner { pid: 4182, comm: "node".into(), fd: Some(23), program: Some(program()) },
+            Owner { pid: 4190, comm: "worker".into(), fd: None, program: None },
         ]),
         direction: Some(Direction::Outgoing),
         state: Some(TcpState::Established),
@@ -307,7 +312,7 @@ pub(crate) fn hang() -> Vec<Event> {
         flow: Some(Flow { local: ([10, 1, 0, 2], port).into(), remote: ([198, 51, 100, 7], 443).into() }),
         remote_name: Some("api.example.com".into()),
         netns: Some(1),
-        owners: Some(vec![Owner { pid: 4182, comm: "node".into(), fd: Some(23) }]),
+        owners: Some(vec![Owner { pid: 4182, comm: "node".into(), fd: Some(23), program: Some(program()) }]),
         direction: Some(Direction::Outgoing),
         state: Some(TcpState::Established),
         opened: Some(second(10.0)),

@@ -3,9 +3,12 @@
 use std::borrow::Cow;
 
 use super::lines::{
-    ActionLine, CountersPart, DetailPart, EndLine, EvidencePart, ExitLine, FindingLine, HookPart, IdleFigurePart,
-    KeepalivePart, LimitsLine, LostLine, OptionsPart, OwnerPart, PacketPart, ResetLine, RetransmitLine, SampleLine,
-    SessionLine, SocketLine, StateLine, TargetsPart, TcpPart, TotalsPart,
+    ActionLine, EndLine, ExitLine, FindingLine, LimitsLine, LostLine, ResetLine, RetransmitLine, SampleLine,
+    SessionLine, SocketLine, StateLine,
+};
+use super::parts::{
+    CountersPart, DetailPart, EvidencePart, HookPart, IdleFigurePart, KeepalivePart, OptionsPart, OwnerPart,
+    PacketPart, ProgramPart, TargetsPart, TcpPart, TotalsPart,
 };
 use super::wire::{Addr, Cookie, Seconds, Time};
 use super::{Line, SCHEMA};
@@ -257,7 +260,16 @@ impl<'a> SocketLine<'a> {
 }
 
 fn owners(all: &[crate::model::Owner]) -> Vec<OwnerPart<'_>> {
-    all.iter().map(|o| OwnerPart { pid: o.pid, comm: (&*o.comm).into(), fd: o.fd }).collect()
+    (all.iter())
+        .map(|o| OwnerPart {
+            pid: o.pid,
+            comm: (&*o.comm).into(),
+            fd: o.fd,
+            program: (o.program.iter().flat_map(|p| p.iter()))
+                .map(|c| ProgramPart { name: (&*c.name).into(), version: (&*c.version).into() })
+                .collect(),
+        })
+        .collect()
 }
 
 fn micros(d: std::time::Duration) -> u64 {

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::model::{Event, EventKind, Flow, Owner};
+use crate::model::{Component, Event, EventKind, Flow, Owner};
 use crate::schema::samples;
 use crate::state::{Table, TableConfig};
 use crate::view::jsonl::{Options, Recorder, Target};
@@ -149,7 +149,14 @@ fn no_planted_secret_is_in_any_output() {
             EventKind::Socket(u) => {
                 u.flow = Some(flow);
                 u.remote_name = Some("vault-7.corp.internal".into());
-                u.owners = Some(vec![Owner { pid: 4182, comm: "zq-billing-daemon".into(), fd: Some(3) }]);
+                let part = |name: &str, version: &str| Component { name: name.into(), version: version.into() };
+                let program = [part("Node.js", "20.19.2"), part("@zq-billing-daemon/alice", "1.0.0+alice")].into();
+                u.owners = Some(vec![Owner {
+                    pid: 4182,
+                    comm: "zq-billing-daemon".into(),
+                    fd: Some(3),
+                    program: Some(program),
+                }]);
             }
             EventKind::Retransmit(r) => r.flow = Some(flow),
             EventKind::Reset(r) => {
@@ -185,6 +192,7 @@ fn no_planted_secret_is_in_any_output() {
         outputs.push(("json", json(&report).unwrap()));
     }
     for (name, text) in outputs {
+        assert!(text.contains("Node.js") && text.contains("20.19.2"), "{name}: the client is what a report is about");
         for s in secrets {
             if let Some(at) = text.to_lowercase().find(&s.to_lowercase()) {
                 panic!("{s} is in the {name}: {}", &text[at.saturating_sub(100)..(at + 100).min(text.len())]);

@@ -231,7 +231,7 @@ impl Collector {
         let first = held.first().copied();
         let owner = |(index, fd): &(u32, i32)| {
             let p = &self.processes[*index as usize];
-            Owner { pid: p.pid, comm: p.comm.clone(), fd: Some(*fd) }
+            Owner { pid: p.pid, comm: p.comm.clone(), fd: Some(*fd), program: None }
         };
         let mut owners: Vec<Owner> = held.iter().map(owner).collect();
         owners.sort_unstable();

@@ -45,7 +45,9 @@ impl Writer {
             remote: Some(Addr(s.flow.remote)).filter(|a| a.0.port() != 0),
             remote_name: row.remote_name.as_deref().map(Cow::from),
             netns: Some(row.netns),
-            owners: row.owners.iter().map(|o| OwnerPart { pid: o.pid, comm: (&*o.comm).into(), fd: o.fd }).collect(),
+            owners: (row.owners.iter())
+                .map(|o| OwnerPart { pid: o.pid, comm: (&*o.comm).into(), fd: o.fd, program: Vec::new() })
+                .collect(),
             direction: row.direction.map(Into::into),
             state: Some(s.state.into()),
             opened: None,

@@ -22,7 +22,7 @@ fn row(port: u16, state: TcpState, tcp: TcpMetrics) -> Row {
             mptcp: false,
         },
         netns: 1,
-        owners: vec![Owner { pid: 41, comm: "node".into(), fd: Some(7) }],
+        owners: vec![Owner { pid: 41, comm: "node".into(), fd: Some(7), program: None }],
         direction: Some(Direction::Outgoing),
         keepalive: Some(Keepalive {
             enabled: false,

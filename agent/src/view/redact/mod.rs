@@ -3,6 +3,7 @@
 //! It works on events, before any view: what a view never gets it cannot leak.
 
 mod address;
+mod program;
 #[cfg(test)]
 mod tests;
 mod text;
@@ -14,6 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use self::address::Addresses;
+use self::program::program;
 use crate::model::{
     ActionRecord, Event, EventKind, Finding, Flow, Hook, IdleLimits, Owner, Reset, Session, SocketUpdate, Targets,
 };
@@ -199,7 +201,7 @@ impl Redactor {
     }
 
     fn owners(&mut self, owners: &[Owner]) -> Vec<Owner> {
-        owners.iter().map(|o| Owner { comm: self.comm(&o.comm), ..o.clone() }).collect()
+        owners.iter().map(|o| Owner { comm: self.comm(&o.comm), program: program(&o.program), ..o.clone() }).collect()
     }
 
     fn texts(&mut self, all: &[String]) -> Vec<String> {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::Component;
 use crate::view::schema::{Line, LineContext, samples};
 
 fn json(events: &[Event]) -> String {
@@ -88,7 +89,12 @@ proptest::proptest! {
                 EventKind::Socket(u) => {
                     u.remote_name = Some(host.as_str().into());
                     u.flow = Some(Flow { local: (v6, port).into(), remote: (v4, port).into() });
-                    u.owners = Some(vec![Owner { pid: 1, comm: comm.as_str().into(), fd: None }]);
+                    u.owners = Some(vec![Owner {
+                        pid: 1,
+                        comm: comm.as_str().into(),
+                        fd: None,
+                        program: Some(planted(&[(&user, "1.0.0"), ("Node.js", &format!("1.{key}")), ("curl", &v4.to_string())])),
+                    }]);
                 }
                 EventKind::Reset(r) => {
                     r.origin_why = sentence.clone();
@@ -116,4 +122,8 @@ proptest::proptest! {
             proptest::prop_assert!(!out.contains(&secret), "{} in {}", secret, out);
         }
     }
+}
+
+fn planted(parts: &[(&str, &str)]) -> std::sync::Arc<[Component]> {
+    parts.iter().map(|(n, v)| Component { name: (*n).into(), version: (*v).into() }).collect()
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Report;
 use super::collect::Destination;
-use crate::model::{ActionKind, ActionResult, Keepalive, Mono, OptionValues, ResetOrigin, SetBy};
+use crate::model::{ActionKind, ActionResult, Keepalive, Mono, OptionValues, Owner, ResetOrigin, SetBy};
 use crate::state::{History, HistoryKind, Socket};
 use crate::view::text::{bytes, count, duration, latency};
 
@@ -159,18 +159,18 @@ impl Report {
         rows
     }
 
-    /// `node (pid 4182), 5 sockets`.
+    /// `node: Node.js 20.19.2 (pid 4182), 5 sockets`.
     fn clients(&self) -> String {
         let mut by: BTreeMap<(String, u32), usize> = BTreeMap::new();
         for s in &self.sockets {
             if let Some(o) = s.owners.iter().min_by_key(|o| o.pid) {
-                *by.entry((o.comm.to_string(), o.pid)).or_default() += 1;
+                *by.entry((program(o), o.pid)).or_default() += 1;
             }
         }
         let all: Vec<String> = by
             .iter()
             .take(10)
-            .map(|((comm, pid), n)| format!("{comm} (pid {pid}), {n} socket{}", if *n == 1 { "" } else { "s" }))
+            .map(|((program, pid), n)| format!("{program} (pid {pid}), {n} socket{}", if *n == 1 { "" } else { "s" }))
             .collect();
         all.join("; ")
     }
@@ -268,6 +268,17 @@ pub fn timeline(s: &Socket) -> Vec<&History> {
 /// Retransmitted share of the data segments sent, per cent.
 pub fn share(d: &Destination) -> Option<f64> {
     (d.segments > 0).then(|| d.retransmits as f64 * 100.0 / d.segments as f64)
+}
+
+/// A process by its name, and what it runs.
+fn program(o: &Owner) -> String {
+    match &o.program {
+        Some(parts) => {
+            let parts: Vec<String> = parts.iter().map(|c| format!("{} {}", c.name, c.version)).collect();
+            format!("{}: {}", o.comm, parts.join(", "))
+        }
+        None => format!("{}: version unknown", o.comm),
+    }
 }
 
 fn process(s: &Socket) -> String {
