@@ -35,8 +35,9 @@ const NOT_THERE: [&str; 9] = [
     "server_limits_are_learned",
     "limits::probe",
 ];
-/// One test or two of each feature, for every change (.ci/run): four minutes on a machine.
-const QUICK: [&str; 14] = [
+/// One test or two of each feature, for every change (.ci/run). Of the findings those that events decide: the others
+/// depend on looks at the sockets at the right moment, for which an emulated processor under load may be too slow.
+const QUICK: [&str; 13] = [
     "actions::the_guard_sees",
     "attribution::accepted_by",
     "attribution::in_another_pid",
@@ -45,9 +46,8 @@ const QUICK: [&str; 14] = [
     "filters::a_v4_mapped",
     "keepalive::keepalive_in_a_container",
     "sockets::",
-    "findings::stuck::idle_path_dead_v4",
+    "findings::resets::refused_v4",
     "findings::resets::idle_path_reset_v6",
-    "findings::resets::stale_reuse_v6",
     "findings::resets::peer_abort_v4",
     "findings::resets::injected_v4",
     "findings::resets::local_abort_linger_v4",
