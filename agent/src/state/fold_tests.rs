@@ -140,6 +140,15 @@ fn an_ack_ends_the_silence_and_counts_as_loss() {
 }
 
 #[test]
+fn an_answered_send_is_no_send_however_late_it_is_dated() {
+    let mut f = Fold::new();
+    // The second look dates the send 50 ms later, after its answer.
+    f.open().sample(1.0, 0.9, 0.88, 0.88, |_| {}).sample(2.0, 1.85, 1.88, 1.88, |_| {});
+    f.retransmit(10.33, RetransmitKind::Rto, |_| {});
+    close(f.socket().activity.idle_before, 10.0);
+}
+
+#[test]
 fn an_ack_from_before_the_send_answers_nothing_however_late_it_is_dated() {
     let mut f = Fold::new();
     f.open().sample(1.0, 0.9, 0.9, 0.9, |_| {});

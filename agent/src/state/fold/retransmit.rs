@@ -11,6 +11,10 @@ use crate::state::socket::{HistoryKind, Socket};
 /// The kernel's TCP_RTO_MIN.
 const MIN_RTO: Duration = Duration::from_millis(200);
 
+/// Timers that may run before the one that shows a retransmit first: the tail-loss probe, which starts the RTO anew, and
+/// the shorter RTOs before a doubled one, whose records were lost.
+const TIMERS: u32 = 3;
+
 /// Part of the MSS from which a segment counts as full: options may take some bytes of it.
 const FULL_SEGMENT: f64 = 0.95;
 
@@ -55,9 +59,11 @@ pub(in crate::state) fn retransmit(s: &mut Socket, at: Mono, r: &Retransmit) {
             _ => r.detail.rto.or(s.tcp.rto),
         };
         let by_timer = at.minus(timer.unwrap_or_default());
-        // A sample between the send and this retransmit has seen the send itself.
+        // A sample between the send and this retransmit has seen the send itself. What was sent much longer ago would
+        // have been retransmitted before: it was answered, however a slow look dated it.
+        let recent = |w: Mono| by_timer.since(w) <= timer.unwrap_or_default().max(MIN_RTO) * TIMERS;
         let sent = match (a.last_sent, a.last_heard) {
-            (Some(w), Some(h)) if w > h => w.min(by_timer).max(h),
+            (Some(w), Some(h)) if w > h && recent(w) => w.min(by_timer).max(h),
             // What is in flight may be older than the last ACK; the silence is not.
             (_, h) => by_timer.max(h.unwrap_or_default()),
         };
