@@ -18,8 +18,10 @@ const RETELL_EVERY: Duration = Duration::from_secs(1);
 /// The same for findings of many sockets, which cost more to tell.
 const RETELL_MANY_EVERY: Duration = Duration::from_secs(10);
 const MANY: usize = 64;
-/// A number moved materially when it changed by this part of itself ...
-const MATERIAL_PART: f64 = 0.25;
+/// A count moved materially when it changed by this part of itself: what was told last is never further off ...
+const MATERIAL_PART: f64 = 0.1;
+/// ... a span of time, many of which grow by themselves, by this part ...
+const MATERIAL_PART_OF_TIME: f64 = 0.25;
 /// ... and by at least this much: milliseconds of drift are no news.
 const MATERIAL_STEP: f64 = 0.5;
 /// Numbers that the clock moves by itself.
@@ -356,7 +358,7 @@ fn close<F>(group: &mut Group<F>, now: Mono, out: &mut Vec<Finding>) {
 fn end_moved(old: &Finding, new: &Finding, since: Duration) -> bool {
     let (Some(told), Some(left)) = (old.gives_up_in_s, new.gives_up_in_s) else { return false };
     let moved = (left - (told - since.as_secs_f64()).max(0.0)).abs();
-    moved >= MATERIAL_STEP && moved >= told * MATERIAL_PART
+    moved >= MATERIAL_STEP && moved >= told * MATERIAL_PART_OF_TIME
 }
 
 /// Whether a person or a tool would want to hear of the difference.
@@ -370,7 +372,8 @@ fn material(old: &Finding, new: &Finding) -> bool {
         }
         old.numbers.get(name).is_none_or(|was| {
             let moved = (value - was).abs();
-            moved >= MATERIAL_STEP && moved >= was.abs() * MATERIAL_PART
+            let part = if name.ends_with("_s") { MATERIAL_PART_OF_TIME } else { MATERIAL_PART };
+            moved >= MATERIAL_STEP && moved >= was.abs() * part
         })
     })
 }
