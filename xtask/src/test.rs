@@ -52,13 +52,22 @@ pub fn command(mut args: Vec<String>) -> Result<ExitCode> {
     summary(&outcomes, &args)
 }
 
-/// A minute of damaged recordings, or as many seconds as are named. Unoptimised, so that overflows are found.
+/// A minute of damaged recordings (or as many seconds as are named), then a sixth of it of what the kernel and the user
+/// say, for each parser. Unoptimised, so that overflows are found.
 fn fuzz(args: &[String]) -> Result<ExitCode> {
-    say("damaged recordings for a minute");
-    let mut command = cargo();
-    command.args(["run", "--package", "agent", "--example", "fuzz_reader", "--"]).args(args);
-    let status = command.status().with_context(|| format!("cannot run `{}`", line(&command)))?;
-    Ok(ExitCode::from(u8::from(!status.success())))
+    let seconds: u64 = match args.first() {
+        Some(a) => a.parse().with_context(|| format!("--fuzz takes seconds, not '{a}'"))?,
+        None => 60,
+    };
+    let mut ok = true;
+    for (example, seconds) in [("fuzz_reader", seconds), ("fuzz_parsers", seconds.div_ceil(6))] {
+        say(&format!("{example}: damaged input, {seconds} s a target"));
+        let mut command = cargo();
+        command.args(["run", "--quiet", "--package", "agent", "--example", example, "--", &seconds.to_string()]);
+        command.args(args.iter().skip(1));
+        ok &= command.status().with_context(|| format!("cannot run `{}`", line(&command)))?.success();
+    }
+    Ok(ExitCode::from(u8::from(!ok)))
 }
 
 fn run_unit(names: &[String]) -> Result<Outcome> {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::model::{DestPrefix, mapped};
+use crate::model::{DestPrefix, mapped, sanitize};
 
 /// One `--dst`: `HOST|IP|CIDR[:PORT]`, `[IPV6]:PORT`, `[IPV6/BITS]:PORT`, `:PORT`, `*:PORT`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +67,9 @@ impl FromStr for Destination {
     type Err = BadDestination;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let bad = |why: String| BadDestination(format!("--dst '{}': {why}", text.escape_debug()));
+        // The reason quotes parts of the text, which may come from a file: a terminal must not obey them.
+        let bad =
+            |why: String| BadDestination(format!("--dst '{}': {}", text.escape_debug(), sanitize(why.as_bytes())));
         let (host, port) = parse(text).map_err(bad)?;
         Ok(Self { text: text.to_owned(), host, port })
     }
@@ -263,6 +265,14 @@ mod tests {
             ("https://api.example.com/v1", "it is a URL; write only host and port: api.example.com:443".into()),
         ] {
             assert_eq!(error(text), format!("--dst '{text}': {want}"));
+        }
+    }
+
+    #[test]
+    fn errors_show_no_control_characters() {
+        for text in ["\u{1b}[2J", "\u{1b}]0;x:1", "a:\u{7}", "[\u{1b}]:1", "1.2.3.4/\u{1b}", "é\u{202e}"] {
+            let shown = text.parse::<Destination>().unwrap_err().to_string();
+            assert!(!shown.contains(['\u{1b}', '\u{7}', '\u{202e}']), "{shown:?}");
         }
     }
 
