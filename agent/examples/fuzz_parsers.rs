@@ -51,8 +51,8 @@ fn main() -> ExitCode {
     let results = [
         fuzz::hunt("ring records", seconds, seed, &records(), whole_record, |b| record(&converter, b)),
         fuzz::hunt("tracefs", seconds, seed, &text(&FORMATS), digits, tracefs),
-        fuzz::hunt("BTF", seconds, seed, &[skeletons(), types()], words, btf),
-        fuzz::hunt("sock_diag", seconds, seed, &replies(), words, sock_diag),
+        fuzz::hunt("BTF", seconds, seed, &[skeletons(), types()], |input, random| words(input, random), btf),
+        fuzz::hunt("sock_diag", seconds, seed, &replies(), |input, random| words(input, random), sock_diag),
         fuzz::hunt("destinations", seconds, seed, &text(&DESTINATIONS), whole_destination, destination),
     ];
     let mut code = ExitCode::SUCCESS;
@@ -157,7 +157,7 @@ fn types() -> Vec<u8> {
 }
 
 /// A 32-bit word at its place becomes small or extreme: lengths, offsets, type numbers.
-fn words(input: &mut Vec<u8>, random: &mut Random) {
+fn words(input: &mut [u8], random: &mut Random) {
     const NEW: [u32; 10] = [0, 1, 2, 9, 16, 0x0100_0004, 0x0400_ffff, 0x7fff_ffff, 0x8000_0000, u32::MAX];
     let at = random.below(input.len() / 4) * 4;
     if let Some(word) = input.get_mut(at..at + 4) {
