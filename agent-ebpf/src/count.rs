@@ -41,9 +41,11 @@ fn destroyed(stats: *const SockStats) -> bool {
     unsafe { (*stats).seen & stats_seen::DESTROYED != 0 }
 }
 
+/// Whether there is such an [`entry`]: also here one that waits for the sweep is nobody's, or a new socket at its
+/// address would count as known and never get an entry of its own.
 #[inline(always)]
 pub fn has(key: u64) -> bool {
-    SOCKS.get_ptr(key).is_some()
+    SOCKS.get_ptr(key).is_some_and(|stats| !destroyed(stats))
 }
 
 /// Makes an entry; `total_retrans` is the baseline of its segment count, where known.

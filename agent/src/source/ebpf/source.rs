@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use agent_common::{Record, kind, stats_seen, totals};
+use agent_common::{Record, SockStats, kind, stats_seen, totals};
 use anyhow::{Context, Result, anyhow};
 use aya::Ebpf;
 use aya::maps::{MapData, RingBuf};
@@ -401,7 +401,12 @@ impl EbpfSource {
             let update = SocketUpdate { id: Some(id), counters: Some(counts), destroyed, ..SocketUpdate::default() };
             out.push(Event { at, kind: EventKind::Socket(Box::new(update)) });
         }
-        gone.into_iter().try_for_each(|key| self.tables.remove_socket(key))
+        // Kept by address, an entry may have become another socket's since the look at the table.
+        let still = |s: &SockStats| s.seen & stats_seen::DESTROYED != 0;
+        gone.into_iter().try_for_each(|key| match self.tables.stats(key).as_ref().is_some_and(still) {
+            true => self.tables.remove_socket(key),
+            false => Ok(()),
+        })
     }
 }
 
