@@ -177,7 +177,7 @@ pub fn document(rows: &[Row]) -> String {
     let mut text = String::from(
         "# Kernels\n\nWritten by `cargo xtask test --kernels`, which boots each of these Debian kernels in QEMU (software \
          emulation), asks `agent doctor` there what it can do, and runs the end-to-end tests whose clients and servers \
-         are Rust; those with Python, Node.js or nginx run against the kernel of the machine that builds.\n\n",
+         are Rust; those with Python, Node.js or nginx run against the kernel of the machine that builds. Each line is of that kernel's last whole run.\n\n",
     );
     text += &table(rows);
     text += "\n✓ works and is tested there · ~ works with the limits below · – this kernel cannot · ? not tested\n\n\
