@@ -61,7 +61,7 @@ fn fuzz(args: &[String]) -> Result<ExitCode> {
     };
     let mut ok = true;
     for (example, seconds) in [("fuzz_reader", seconds), ("fuzz_parsers", seconds.div_ceil(6))] {
-        say(&format!("{example}: damaged input, {seconds} s a target"));
+        say(format!("{example}: damaged input, {seconds} s a target"));
         let mut command = cargo();
         command.args(["run", "--quiet", "--package", "agent", "--example", example, "--", &seconds.to_string()]);
         command.args(args.iter().skip(1));
