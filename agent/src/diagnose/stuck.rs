@@ -10,8 +10,10 @@ use crate::state::Socket;
 
 /// How long a connection that ended stuck stays in its finding, so that a person still reads why.
 pub const AFTERGLOW: Duration = Duration::from_secs(60);
-/// A connection of a thousand segments sees runs this unlikely: no sign of more than the loss it already had.
-const CHANCE: f64 = 0.001;
+/// A connection of ten thousand segments sees runs this unlikely: no sign of more than the loss it already had.
+const CHANCE: f64 = 0.0001;
+/// So many timeouts in a row (6 s at the least RTO) are more than loss where segments were lost before.
+const LOSSY_RTOS: u32 = 5;
 /// Average size of the acknowledged segments, in parts of the MSS, from which full ones must have been among them.
 const MIXED_SEGMENTS: f64 = 0.8;
 
@@ -39,7 +41,7 @@ pub struct Stuck {
     pub mss: Option<u32>,
     pub full_retransmits: u32,
     pub bytes_acked: Option<u64>,
-    /// Share of this connection's segments that were lost and made good before.
+    /// Share of this connection's segments that were lost and made good before, at most.
     pub loss: f64,
     /// Something was acknowledged although the stuck data was already out: smaller segments pass.
     pub acked_beside: bool,
@@ -53,8 +55,12 @@ impl Stuck {
         self.gave_up_at.or(self.gives_up_at).map(|t| t.since(self.since))
     }
 
-    /// Whether loss at the rate this connection had before may well swallow so many segments in a row.
+    /// Whether loss at the rate this connection had before may well swallow so many segments in a row. Losses come in
+    /// bursts, so that a path which loses at all may do so for longer than its rate says.
     pub fn may_be_loss(&self) -> bool {
+        if self.loss > 0.0 && self.rtos < LOSSY_RTOS {
+            return true;
+        }
         let in_a_row = i32::try_from(self.rtos + 1).unwrap_or(i32::MAX);
         self.loss.powi(in_a_row) > CHANCE
     }
@@ -114,15 +120,20 @@ pub fn judge(now: Mono, s: &Socket, t: &Thresholds) -> Option<Stuck> {
     Some(Stuck { kind, ..stuck })
 }
 
+/// The upper end (one standard deviation of a count) of what its retransmits say: a few losses are a coarse measure.
 fn loss(s: &Socket) -> f64 {
     let sent = s.tcp.data_segments_sent.unwrap_or(0).saturating_sub(s.activity.data_segments_at_first.unwrap_or(0));
-    if sent == 0 { 0.0 } else { (s.activity.progress_retransmits as f64 / f64::from(sent)).min(1.0) }
+    let again = s.activity.progress_retransmits as f64;
+    if sent == 0 { 0.0 } else { ((again + again.sqrt()) / f64::from(sent)).min(1.0) }
 }
 
 /// Whether only full-size segments are lost while smaller ones got through, and no full-size one ever did.
 fn large_only(s: &Socket, t: &Thresholds) -> bool {
     let a = &s.activity;
     if a.full_retransmits < t.mtu_retransmits || a.small_retransmits > 0 {
+        return false;
+    }
+    if a.full_passed >= s.tcp.send_mss {
         return false;
     }
     let Some(mss) = s.tcp.send_mss.map(f64::from) else { return false };

@@ -124,6 +124,43 @@ fn a_probe_first_does_not_shift_the_send() {
 }
 
 #[test]
+fn what_an_ack_sends_again_is_no_timeout() {
+    let mut f = Fold::new();
+    f.open().sample(1.0, 0.9, 0.9, 0.9, |_| {});
+    f.retransmit(10.2, RetransmitKind::Rto, |r| r.detail.retransmits = Some(1));
+    assert_eq!(f.socket().activity.rto_since_heard, 1);
+    // The retransmit's ACK came at once, and the kernel sends the rest; a loss of that makes the timer fire again.
+    f.retransmit(10.201, RetransmitKind::Rto, |r| {
+        (r.detail.retransmits, r.detail.last_ack, r.detail.bytes_acked) = (Some(0), Some(d(0.0)), Some(900));
+        r.segments = 3;
+    });
+    assert_eq!(f.socket().activity.rto_since_heard, 0);
+    f.retransmit(10.41, RetransmitKind::Rto, |r| {
+        (r.detail.retransmits, r.detail.last_ack, r.detail.bytes_acked) = (Some(1), Some(d(0.209)), Some(900));
+    });
+    assert_eq!(f.socket().activity.rto_since_heard, 1, "one timeout, not two in a row");
+}
+
+#[test]
+fn a_full_segment_that_was_lost_and_then_acknowledged_fits_the_path() {
+    let mut f = Fold::new();
+    f.open().sample(1.0, 0.9, 0.9, 0.9, |_| {});
+    let full = |acked| {
+        move |r: &mut Retransmit| {
+            (r.detail.bytes_acked, r.detail.segment_bytes, r.detail.send_mss) = (Some(acked), Some(1448), Some(1448));
+        }
+    };
+    f.retransmit(10.2, RetransmitKind::Rto, full(101)).retransmit(10.6, RetransmitKind::Rto, full(101));
+    assert_eq!(f.socket().activity.full_passed, None);
+    // Less than a full segment is acknowledged: a small one that was before it.
+    f.sample(11.0, 0.4, 0.9, 0.2, |t| t.bytes_acked = Some(500));
+    assert_eq!(f.socket().activity.full_passed, None);
+    f.retransmit(12.2, RetransmitKind::Fast, full(500));
+    f.sample(13.0, 0.4, 0.9, 0.2, |t| t.bytes_acked = Some(1948));
+    assert_eq!(f.socket().activity.full_passed, Some(1448));
+}
+
+#[test]
 fn an_ack_ends_the_silence_and_counts_as_loss() {
     let mut f = Fold::new();
     f.open().sample(1.0, 0.9, 0.9, 0.9, |_| {});

@@ -95,6 +95,10 @@ pub struct Activity {
     /// Retransmits of full-size and of smaller segments since the last progress; tail-loss probes do not count.
     pub full_retransmits: u32,
     pub small_retransmits: u32,
+    /// A full-size segment that was retransmitted: `bytes_acked` before it, and the MSS it had.
+    pub full_out: Option<(u64, u32)>,
+    /// The largest MSS of which such a segment was acknowledged: so large a packet gets through.
+    pub full_passed: Option<u32>,
     /// An ACK arrived since the last progress without acknowledging the oldest data: what is behind it got through.
     pub acked_beside: bool,
     /// Bytes acknowledged at the last progress.

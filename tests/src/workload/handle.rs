@@ -10,7 +10,10 @@ use serde_json::{Value, json};
 
 use crate::expect;
 use crate::lab::Ns;
-use crate::wait::{Lines, patience};
+use crate::wait::{Lines, patience, until};
+
+/// `TCP_CLOSE_WAIT` of the kernel's `net/tcp_states.h`.
+const CLOSE_WAIT: u8 = 8;
 
 /// A socket of a workload, as the workload itself knows it: what the agent's lines are compared with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -189,6 +192,11 @@ impl Workload {
     /// Listens, treating each connection as `how` says (see `serve::Behaviour`).
     pub fn serve(&self, at: SocketAddr, how: &str) -> Conn {
         Conn::from(&self.call(&format!("serve {at} {how}")))
+    }
+
+    /// Waits until the peer's FIN is here: the socket is in CLOSE_WAIT.
+    pub fn closed_by_peer(&self, conn: &Conn) {
+        until("the peer's FIN", || self.call(&format!("info {}", conn.id))["state"] == json!(CLOSE_WAIT));
     }
 
     /// The server's end of a client's connection.

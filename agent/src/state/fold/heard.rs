@@ -57,6 +57,11 @@ pub(super) fn progress(s: &mut Socket, at: Mono, bytes_acked: Option<u64>) {
         }
         settle(s, at, bytes_acked);
         let a = &mut s.activity;
+        if let (Some((before, mss)), Some(acked)) = (a.full_out.take(), bytes_acked)
+            && acked >= before + u64::from(mss)
+        {
+            a.full_passed = a.full_passed.max(Some(mss));
+        }
         a.full_retransmits = 0;
         a.small_retransmits = 0;
         a.acked_beside = false;

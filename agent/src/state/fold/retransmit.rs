@@ -84,6 +84,7 @@ pub(in crate::state) fn retransmit(s: &mut Socket, at: Mono, r: &Retransmit) {
     {
         if f64::from(size) >= f64::from(mss) * FULL_SEGMENT {
             a.full_retransmits += 1;
+            a.full_out = r.detail.bytes_acked.map(|acked| (acked, mss));
         } else {
             a.small_retransmits += 1;
         }
@@ -92,13 +93,14 @@ pub(in crate::state) fn retransmit(s: &mut Socket, at: Mono, r: &Retransmit) {
     let mut text = match r.how {
         RetransmitKind::Rto => {
             // After a timeout the kernel sends everything again as ACKs come in: only what comes a timer later is
-            // another timeout.
+            // another timeout. An ACK of new data has set `icsk_retransmits` back to 0, the timer counts it up first.
+            let by_ack = r.detail.retransmits == Some(0);
             let timer = r.detail.rto.unwrap_or(MIN_RTO) / 2;
-            if a.last_rto.is_none_or(|last| at.since(last) >= timer) {
+            if !by_ack && a.last_rto.is_none_or(|last| at.since(last) >= timer) {
                 a.rto_since_heard += 1;
                 a.last_rto = Some(at);
             }
-            format!("RTO {}", a.rto_since_heard)
+            if by_ack { "sent again after an RTO".into() } else { format!("RTO {}", a.rto_since_heard) }
         }
         RetransmitKind::Fast => "fast retransmit".into(),
         RetransmitKind::Tlp => "tail-loss probe".into(),

@@ -196,7 +196,10 @@ fn loss_agrees(agent: Agent, c: &Conn, again: i64) {
     let f = run.last(&about("lossy-path", &[c]));
     let got = f["numbers"]["retransmits"].as_f64().unwrap();
     // An update waits until the number moved by a quarter.
-    assert!(got <= again as f64 && got * 1.4 >= again as f64, "{got} retransmits, in truth {again}: {f}");
+    // What chance made an interruption of three timeouts and more has a finding of its own.
+    let outages = run.all(&with(about("path-outage", &[c]), json!({"status": "closed"})));
+    let interrupted: f64 = outages.iter().filter_map(|o| o["numbers"]["retransmits"].as_f64()).sum();
+    assert!(got <= again as f64 && got * 1.4 + interrupted >= again as f64, "{got} retransmits, in truth {again}: {f}");
     let (percent, segments) = (f["numbers"]["loss_percent"].as_f64(), f["numbers"]["segments"].as_f64());
     let of = 100.0 * got / segments.unwrap();
     assert!((percent.unwrap() - of).abs() <= of * 0.1, "{f}");
@@ -224,9 +227,11 @@ fn lossy_requests(v6: bool, per_mille: Duration) {
     let c = s.connect(PORT, "echo");
     s.lab.lose(Way::ToServer, PORT, per_mille.as_millis() as u32);
     let before = s.lab.client.snmp().unwrap();
-    until("enough loss", || {
+    // Chance may put many of the losses into one interruption, which says nothing of a rate: on until it is told.
+    let told = about("lossy-path", &[&c]);
+    until("the finding", || {
         s.client.call(&format!("ask {} 6000", c.id));
-        s.lab.client.snmp().unwrap().since(&before, "Tcp.RetransSegs") >= 15
+        agent.lines().iter().any(|l| matches(&told, l))
     });
     let again = s.lab.client.snmp().unwrap().since(&before, "Tcp.RetransSegs");
     loss_agrees(agent, &c, again);
