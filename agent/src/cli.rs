@@ -90,6 +90,9 @@ pub struct ObserveArgs {
     /// Stop recording into one file at this size and go on in the next (FILE.1, FILE.2); e.g. 100MB
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub max_size: Option<u64>,
+    /// With --max-size: keep this many files, the first and the latest, and delete those in between
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..))]
+    pub max_files: u32,
     /// No screen even on a terminal: JSON Lines on stdout
     #[arg(long)]
     pub no_tui: bool,

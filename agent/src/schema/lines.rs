@@ -51,6 +51,9 @@ pub struct SessionLine<'a> {
     /// Which file of a rotated recording this is, from 0.
     #[serde(default)]
     pub part: u32,
+    /// In later files of a rotated recording: `time` of the first file's session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started: Option<Time>,
 }
 
 /// A whole socket: at first sight, when its owners or keepalive change, when it closes, and at the end.

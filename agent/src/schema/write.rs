@@ -64,6 +64,7 @@ impl<'a> Line<'a> {
                 monotonic_ns: Some(event.at.0),
                 redacted: cx.redacted,
                 part: cx.part,
+                started: None,
             })),
             EventKind::Socket(u) => {
                 let line = match cx.socket {

@@ -124,6 +124,21 @@ fn a_probe_first_does_not_shift_the_send() {
 }
 
 #[test]
+fn a_retransmit_that_a_sample_saw_first_counts_once() {
+    let mut f = Fold::new();
+    f.open().sample(1.0, 0.9, 0.9, 0.9, |_| {});
+    f.retransmit(10.2, RetransmitKind::Rto, |_| {});
+    f.sample(10.7, 0.1, 9.6, 9.6, |t| (t.unacked_segments, t.retransmits) = (Some(1), Some(2)));
+    // Its event lay in the ring meanwhile.
+    f.retransmit(10.6, RetransmitKind::Rto, |_| {});
+    let a = f.socket().activity;
+    assert_eq!((a.rto_since_heard, a.retransmits_since_heard), (2, 2));
+    f.retransmit(11.4, RetransmitKind::Rto, |_| {});
+    let a = f.socket().activity;
+    assert_eq!((a.rto_since_heard, a.retransmits_since_heard), (3, 3));
+}
+
+#[test]
 fn what_an_ack_sends_again_is_no_timeout() {
     let mut f = Fold::new();
     f.open().sample(1.0, 0.9, 0.9, 0.9, |_| {});
@@ -289,6 +304,10 @@ fn a_zero_window_begins_with_the_last_send() {
     assert_eq!(f.socket().activity.zero_window_since, Some(at(4.0)));
     f.sample(7.0, 0.1, 6.9, 0.1, |_| {});
     assert_eq!(f.socket().activity.zero_window_since, None);
+    // Shut at two looks, but more was acknowledged in between: it is not the same full buffer.
+    f.sample(8.0, 0.3, 7.9, 0.1, |t| (t.timer, t.bytes_acked) = (Some(4), Some(1_000)));
+    f.sample(9.0, 0.4, 8.9, 0.1, |t| (t.timer, t.bytes_acked) = (Some(4), Some(9_000)));
+    assert_eq!(f.socket().activity.zero_window_since, Some(at(8.6)));
 }
 
 #[test]

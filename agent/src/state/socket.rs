@@ -74,6 +74,8 @@ pub struct Activity {
     /// How long the connection had been idle when that FIN came; `None` for one that nobody saw.
     pub idle_at_fin: Option<Duration>,
     pub syn_retransmits: u32,
+    /// Retransmits that a sample counted before their events were read.
+    pub counted_ahead: u32,
     /// A send after an idle gap that is not answered yet: when, and how long the gap was.
     pub pending_gap: Option<(Mono, Duration)>,
     /// The last send after an idle gap that was answered: when, and a lower bound of the gap.
@@ -118,6 +120,8 @@ pub struct Activity {
     pub data_segments_at_first: Option<u32>,
     /// Since when the peer's receive window has been zero.
     pub zero_window_since: Option<Mono>,
+    /// `bytes_acked` at the last look at the window.
+    pub zero_window_acked: Option<u64>,
     /// At most this many bytes were sent since data was last received; `None` = not known.
     pub sent_since_received: Option<u64>,
     /// `bytes_sent` at the last sample whose newest data was the peer's.

@@ -285,6 +285,7 @@ fn recorder(config: &WatchConfig) -> Result<Option<Recorder>> {
     };
     let options = Options {
         max_bytes: config.max_size,
+        max_files: Some(config.max_files),
         redactor: config.redact.then(|| Redactor::for_this_machine(&config.keep)),
     };
     Ok(Some(Recorder::create(target, options)?))

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::model::{Event, EventKind, Mono};
 use crate::schema::{part_path, samples};
-use crate::source::replay::{Lines, Recording, Stats};
+use crate::source::replay::{Lines, Recording, Stats, last_line_time};
 use crate::state::{Table, TableConfig};
 use crate::view::jsonl::{Options, Recorder, Target};
 
@@ -129,12 +129,10 @@ fn a_sparse_file_of_five_gigabytes_is_refused_at_once() {
     assert!(e.to_string().contains("no recording of agent"), "{e}");
 }
 
-#[test]
-fn a_recording_in_parts_reads_as_one() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("r.jsonl.zst");
-    let options = Options { max_bytes: Some(8_000), ..Options::default() };
-    let mut recorder = Recorder::create(Target::File(path.clone()), options).unwrap();
+/// 5,002 resets in parts of 8 kB.
+fn record_in_parts(path: &std::path::Path, max_files: Option<u32>) {
+    let options = Options { max_bytes: Some(8_000), max_files, ..Options::default() };
+    let mut recorder = Recorder::create(Target::File(path.to_owned()), options).unwrap();
     let mut table = Table::new(TableConfig::default());
     let mut events = samples::all();
     let end = events.pop().unwrap();
@@ -150,6 +148,13 @@ fn a_recording_in_parts_reads_as_one() {
         recorder.flush().unwrap();
     }
     recorder.finish().unwrap();
+}
+
+#[test]
+fn a_recording_in_parts_reads_as_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r.jsonl.zst");
+    record_in_parts(&path, None);
     let mut recording = Recording::open(&path).unwrap();
     let mut resets = 0;
     while let Some(e) = recording.next_event().unwrap() {
@@ -159,10 +164,40 @@ fn a_recording_in_parts_reads_as_one() {
     assert!(recording.stats().parts >= 2, "{:?}", recording.stats());
     assert_eq!(recording.stats().remarks(), Vec::<String>::new());
 
-    // A part of another run is none of this one.
+    // Read on over one that somebody deleted.
+    let parts = recording.stats().parts;
     std::fs::remove_file(part_path(&path, 1)).unwrap();
     let mut recording = Recording::open(&path).unwrap();
     while recording.next_event().unwrap().is_some() {}
-    assert_eq!(recording.stats().parts, 0);
+    assert_eq!((recording.stats().parts, recording.stats().parts_gone), (parts - 1, 1));
     assert!(!recording.stats().remarks().is_empty());
+}
+
+#[test]
+fn the_first_and_the_latest_of_a_bounded_number_of_parts_read_as_one_with_a_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r.jsonl");
+    record_in_parts(&path, Some(4));
+    let mut numbers: Vec<u32> = std::fs::read_dir(dir.path())
+        .unwrap()
+        .map(|e| e.unwrap().file_name().to_str().unwrap().strip_prefix("r.jsonl.").map_or(0, |n| n.parse().unwrap()))
+        .collect();
+    numbers.sort_unstable();
+    let last = numbers[3];
+    assert_eq!(numbers, [0, last - 2, last - 1, last]);
+    let mut recording = Recording::open(&path).unwrap();
+    while recording.next_event().unwrap().is_some() {}
+    let stats = recording.stats();
+    assert!(stats.ended && stats.missing > 1_000, "{stats:?}");
+    assert_eq!((stats.parts, stats.parts_gone), (3, last - 3));
+    assert!(stats.remarks()[0].contains("files of the rotated recording deleted"), "{:?}", stats.remarks());
+    assert!(last_line_time(&path).unwrap() > last_line_time(&part_path(&path, last - 1)).unwrap());
+
+    // The same numbers of another run are none of this one.
+    let other = std::fs::read_to_string(part_path(&path, last - 2)).unwrap();
+    assert!(other.contains("\"started\":"));
+    std::fs::write(part_path(&path, last - 2), other.replacen("\"started\":\"20", "\"started\":\"19", 1)).unwrap();
+    let mut recording = Recording::open(&path).unwrap();
+    while recording.next_event().unwrap().is_some() {}
+    assert_eq!(recording.stats().parts, 0);
 }

@@ -41,6 +41,8 @@ pub struct Stats {
     pub redacted: bool,
     /// Continuations (FILE.1, ...) that were read.
     pub parts: u32,
+    /// Continuations before them that are gone, as `--max-files` has it.
+    pub parts_gone: u32,
 }
 
 impl Stats {
@@ -62,6 +64,9 @@ impl Stats {
         if self.unknown > 0 {
             out.push(format!("{} of a later version of the schema skipped", n(self.unknown, "line")));
         }
+        if self.parts_gone > 0 {
+            out.push(format!("{} of the rotated recording deleted", n(self.parts_gone.into(), "file")));
+        }
         if self.missing > 0 {
             out.push(format!("{} missing", n(self.missing, "line")));
         }
@@ -78,6 +83,8 @@ pub struct Recording {
     stats: Stats,
     next_seq: Option<u64>,
     part: u32,
+    /// Time of the first session line.
+    started: Option<Time>,
     done: bool,
 }
 
@@ -100,6 +107,7 @@ impl Recording {
             stats: Stats::default(),
             next_seq: None,
             part: 0,
+            started: None,
             done: false,
         }
     }
@@ -175,6 +183,7 @@ impl Recording {
                 _ => return Err(Refused::Read(ReadError::Unknown("schema".into()))),
             }
             self.stats.redacted |= s.redacted;
+            self.started = self.started.or(Some(s.time));
         }
         let clock = match self.clock {
             Some(clock) => clock,
@@ -211,17 +220,21 @@ impl Recording {
         if self.stats.ended || self.stats.cut {
             return Ok(());
         }
-        let next = part_path(&self.path, self.part + 1);
-        let Ok(lines) = Lines::open(&next) else { return Ok(()) };
+        // Only right after the first file does a recorder delete any.
+        let next = if self.part == 0 { first_part(&self.path) } else { Some(self.part + 1) };
+        let Some(next) = next else { return Ok(()) };
+        let Ok(mut lines) = Lines::open(&part_path(&self.path, next)) else { return Ok(()) };
         let mut first = Vec::new();
-        let mut lines = lines;
         if matches!(lines.next(&mut first), Ok(Found::Line))
             && let Ok(Line::Session(s)) = Line::parse(&first)
-            && s.part == self.part + 1
-            && Some(s.seq) == self.next_seq
+            && s.part == next
+            && let Some(expected) = self.next_seq
+            && (s.seq == expected || (next > 1 && s.seq > expected && s.started.is_some() && s.started == self.started))
         {
             self.lines = lines;
-            self.part += 1;
+            self.stats.missing = self.stats.missing.saturating_add(s.seq - expected);
+            self.stats.parts_gone += next - self.part - 1;
+            self.part = next;
             self.stats.parts += 1;
             self.next_seq = Some(s.seq + 1);
             self.done = false;
@@ -235,6 +248,14 @@ impl Recording {
             self.path.display()
         )
     }
+}
+
+/// The lowest number of a continuation of `path` that is there.
+fn first_part(path: &Path) -> Option<u32> {
+    let prefix = format!("{}.", path.file_name()?.to_str()?);
+    let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let names = std::fs::read_dir(dir).ok()?.flatten().map(|e| e.file_name());
+    names.filter_map(|n| n.to_str()?.strip_prefix(&prefix)?.parse::<u32>().ok()).filter(|n| *n > 0).min()
 }
 
 enum Refused {
@@ -253,7 +274,8 @@ const TAIL: u64 = 2 * MAX_LINE as u64;
 /// The file cannot be read.
 pub fn last_line_time(path: &Path) -> anyhow::Result<Option<Time>> {
     use std::io::{Read as _, Seek as _, SeekFrom};
-    let last_part = (1..).map(|n| part_path(path, n)).take_while(|p| p.exists()).last();
+    let first = first_part(path).unwrap_or(1);
+    let last_part = (first..).map(|n| part_path(path, n)).take_while(|p| p.exists()).last();
     let path = last_part.as_deref().unwrap_or(path);
     let time_of = |line: &[u8]| Line::parse(line).ok().map(|l| l.time());
     let mut file = std::fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;

@@ -123,6 +123,7 @@ pub(super) fn alive(s: &mut Socket, t: Mono) {
     }
     answered(a);
     a.rto_since_heard = 0;
+    a.counted_ahead = 0;
     a.last_rto = None;
     a.retransmits_since_heard = 0;
     a.unanswered_since = None;

@@ -47,7 +47,10 @@ pub(in crate::state) fn retransmit(s: &mut Socket, at: Mono, r: &Retransmit) {
     s.roll_spark(at);
     s.spark[7] = s.spark[7].saturating_add(r.segments.min(u32::from(u16::MAX)) as u16);
     let a = &mut s.activity;
-    if r.how == RetransmitKind::Syn {
+    // A sample may see a retransmit before its event is read here.
+    let counted = a.counted_ahead.min(r.segments);
+    a.counted_ahead -= counted;
+    if r.how == RetransmitKind::Syn && counted == 0 {
         a.syn_retransmits += 1;
     }
     if a.unanswered_since.is_none() {
@@ -89,7 +92,7 @@ pub(in crate::state) fn retransmit(s: &mut Socket, at: Mono, r: &Retransmit) {
             a.small_retransmits += 1;
         }
     }
-    a.retransmits_since_heard += r.segments;
+    a.retransmits_since_heard += r.segments - counted;
     let mut text = match r.how {
         RetransmitKind::Rto => {
             // After a timeout the kernel sends everything again as ACKs come in: only what comes a timer later is
@@ -97,7 +100,7 @@ pub(in crate::state) fn retransmit(s: &mut Socket, at: Mono, r: &Retransmit) {
             let by_ack = r.detail.retransmits == Some(0);
             let timer = r.detail.rto.unwrap_or(MIN_RTO) / 2;
             if !by_ack && a.last_rto.is_none_or(|last| at.since(last) >= timer) {
-                a.rto_since_heard += 1;
+                a.rto_since_heard += u32::from(counted == 0);
                 a.last_rto = Some(at);
             }
             if by_ack { "sent again after an RTO".into() } else { format!("RTO {}", a.rto_since_heard) }

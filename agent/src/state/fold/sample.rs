@@ -101,6 +101,7 @@ fn unanswered(s: &mut Socket, at: Mono, t: &TcpMetrics) {
         return;
     }
     if s.state == Some(TcpState::SynSent) {
+        a.counted_ahead += u32::from(n).saturating_sub(a.syn_retransmits);
         a.syn_retransmits = a.syn_retransmits.max(u32::from(n));
         return;
     }
@@ -115,6 +116,7 @@ fn unanswered(s: &mut Socket, at: Mono, t: &TcpMetrics) {
         a.unanswered_since = Some(since);
         a.idle_before = a.last_heard.map(|h| since.since(h));
     }
+    a.counted_ahead += u32::from(n).saturating_sub(a.retransmits_since_heard);
     a.retransmits_since_heard = a.retransmits_since_heard.max(u32::from(n));
     a.rto_since_heard = u32::from(n);
 }
@@ -141,7 +143,10 @@ fn window(s: &mut Socket, at: Mono, t: &TcpMetrics) {
     let open = matches!(s.state, Some(TcpState::Established | TcpState::CloseWait | TcpState::FinWait1));
     let waiting = t.send_window_bytes == Some(0) && t.send_queue_bytes.is_some_and(|q| q > 0);
     let closed = open && (t.timer == Some(TIMER_PROBE0) || waiting);
-    s.activity.zero_window_since = match (closed, s.activity.zero_window_since) {
+    // Data that was acknowledged in between went through an open window: it closed anew.
+    let shut = s.activity.zero_window_since.filter(|_| t.bytes_acked <= s.activity.zero_window_acked);
+    s.activity.zero_window_acked = t.bytes_acked;
+    s.activity.zero_window_since = match (closed, shut) {
         (false, _) => None,
         (true, Some(since)) => Some(since),
         // The window closed when the last data was sent into it, at the latest.

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use self::sink::{Sink, SinkError};
 use super::redact::Redactor;
-use super::schema::{Line, LineContext, SocketLine, hot, part_path};
+use super::schema::{Line, LineContext, SocketLine, Time, hot, part_path};
 use crate::model::{End, Event, EventKind, Lost, Mono, Sample, SocketId, SocketUpdate, TcpState, Totals, WallClock};
 use crate::state::{Socket, Table};
 
@@ -46,6 +46,8 @@ pub enum Target {
 pub struct Options {
     /// Go on in FILE.1, FILE.2, ... when a file has reached this size.
     pub max_bytes: Option<u64>,
+    /// How many of those files stay: the first, which says what was watched, and the latest. At least 2.
+    pub max_files: Option<u32>,
     /// Pseudonyms instead of addresses and names.
     pub redactor: Option<Redactor>,
 }
@@ -317,7 +319,10 @@ impl Recorder {
                 (&copy, socket_copy.as_ref())
             }
         };
-        if let Some(line) = Line::new(event, LineContext { seq, clock, socket, redacted, part }) {
+        if let Some(mut line) = Line::new(event, LineContext { seq, clock, socket, redacted, part }) {
+            if let (Line::Session(l), true, Some(first)) = (&mut line, part > 0, &self.session) {
+                l.started = Some(Time::new(clock, first.at));
+            }
             push(&mut self.buffer, &line, &mut self.seq);
         }
     }
@@ -363,9 +368,15 @@ impl Recorder {
             return Ok(());
         }
         let next = part_path(base, self.part + 1);
+        let beyond = self.options.max_files.and_then(|n| (self.part + 2).checked_sub(n)).filter(|n| *n > 0);
+        let beyond = beyond.map(|n| part_path(base, n));
         self.finish()?;
         self.sink = Some(Sink::create(&next)?);
         self.part += 1;
+        if let Some(old) = beyond {
+            // Best effort, like every housekeeping: a file that is gone already is what was wanted.
+            let _ = std::fs::remove_file(old);
+        }
         self.remembered.clear();
         if let Some(mut session) = self.session.clone() {
             session.at = event.at;
