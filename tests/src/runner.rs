@@ -275,11 +275,20 @@ fn arrange(sys: Sys, tmpfs: Option<(i32, &std::ffi::CStr)>) -> io::Result<()> {
 
 /// A file system of `bytes` that is mounted nowhere: give it to [`Builder::mount`], read it through the descriptor.
 pub fn small_tmpfs(bytes: u64) -> io::Result<OwnedFd> {
+    detached("tmpfs", "size", &bytes.to_string())
+}
+
+/// A `/proc` that shows an ordinary user its own processes only, for [`Builder::mount`].
+pub fn hiding_proc() -> io::Result<OwnedFd> {
+    detached("proc", "hidepid", "2")
+}
+
+fn detached(kind: &str, option: &str, value: &str) -> io::Result<OwnedFd> {
     use rustix::mount::{
         FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsconfig_set_string, fsmount, fsopen,
     };
-    let fs = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(&fs, "size", bytes.to_string())?;
+    let fs = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_set_string(&fs, option, value)?;
     fsconfig_create(&fs)?;
     Ok(fsmount(&fs, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
 }

@@ -2,10 +2,11 @@
 //! itself killed, stopped or left without a terminal.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::time::Duration;
 
 use agent_tests::lab::Ns;
-use agent_tests::runner::{Builder, binary};
+use agent_tests::runner::{Builder, binary, hiding_proc};
 use agent_tests::wait::until;
 use agent_tests::workload::Workload;
 use serde_json::{Value, json};
@@ -145,6 +146,78 @@ fn a_namespace_is_deleted() {
     agent.expect(&json!({"type": "reset", "direction": "received", "pid": w.pid()}));
     let run = agent.stop();
     run.check_frame();
+}
+
+/// A `/proc` that hides other users' processes: a user sees its own, and is told why not the others; root sees all.
+#[test]
+fn a_proc_that_hides_processes() {
+    const USER: u32 = 65_534;
+    let ns = Ns::new("hide").unwrap();
+    let at = format!("127.0.0.1:{PORT}");
+    let (own, other) = (Workload::builder().ns(&ns).uid(USER).start(), Workload::start(&ns));
+    other.serve(at.parse().unwrap(), "echo");
+    let c = own.connect(at.parse().unwrap());
+    let agent = |args: &[&str]| {
+        let proc = hiding_proc().unwrap();
+        Builder::new(args.iter().copied()).ns(&ns).mount(proc, Path::new("/proc"))
+    };
+    let (own_pid, other_pid) = (own.pid().to_string(), other.pid().to_string());
+    let listed = agent(&["sockets", "--json", "--pid", &own_pid]).uid(USER).run_text();
+    assert!(listed.contains(&c.cookie), "{listed}");
+    let run = agent(&["watch", "--no-tui", "--pid", &other_pid]).uid(USER).run();
+    assert_eq!(run.status.code(), Some(1), "{}", run.describe());
+    assert!(run.stderr.contains("hidden from this user"), "{}", run.stderr);
+    let watch = agent(&["watch", "--no-tui", "--pid", &other_pid]).start();
+    own.call(&format!("ask {} 100", c.id));
+    watch.expect(&json!({"type": "socket", "remote": c.local}));
+    watch.stop().check_frame();
+}
+
+/// Times come from the clock that nobody sets: a step of the wall clock moves none of them.
+#[test]
+fn a_step_of_the_wall_clock() {
+    const STEP: i64 = 100;
+    let s = Scene::new(false);
+    let agent = watch(s.client.pid(), "btf").start();
+    let nanoseconds = |line: &Value| line["time"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap().as_nanosecond();
+    let reset = |n: usize| {
+        s.client.fail(&format!("connect {}", s.server_at(9)));
+        nanoseconds(&agent.expect_n(&json!({"type": "reset", "direction": "received"}), n)[n - 1])
+    };
+    let (first, begun) = (reset(1), std::time::Instant::now());
+    let second = {
+        let _stepped = Stepped::by(STEP);
+        reset(2)
+    };
+    let between = (second - first) as f64 / 1e9;
+    assert!(between >= 0.0 && between <= begun.elapsed().as_secs_f64() + 1.0, "{between} s apart");
+    let run = agent.stop();
+    run.check_frame();
+    let times: Vec<i128> = run.lines.iter().map(nanoseconds).collect();
+    assert!(times.iter().all(|t| (t - first).abs() < i128::from(STEP) * 900_000_000), "{times:?}");
+}
+
+/// CLOCK_REALTIME set forward, and back when this goes.
+struct Stepped(i64);
+
+impl Stepped {
+    fn by(seconds: i64) -> Self {
+        step(seconds);
+        Self(seconds)
+    }
+}
+
+impl Drop for Stepped {
+    fn drop(&mut self) {
+        step(-self.0);
+    }
+}
+
+fn step(seconds: i64) {
+    use rustix::time::{ClockId, clock_gettime, clock_settime};
+    let mut t = clock_gettime(ClockId::Realtime);
+    t.tv_sec += seconds;
+    clock_settime(ClockId::Realtime, t).expect("root may set the clock");
 }
 
 /// The terminal goes away.

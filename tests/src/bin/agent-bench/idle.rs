@@ -56,7 +56,7 @@ fn switches(pid: u32) -> Result<u64> {
     Ok(all)
 }
 
-fn status(pid: u32, name: &str) -> Result<u64> {
+pub fn status(pid: u32, name: &str) -> Result<u64> {
     number(&format!("/proc/{pid}/status"), name)
 }
 

@@ -5,6 +5,7 @@ mod events;
 mod idle;
 mod inventory;
 mod load;
+mod long;
 mod peers;
 mod run;
 mod slowdown;
@@ -22,7 +23,10 @@ use crate::table::Row;
 /// Names a figure and measures its rows.
 type Figure = (&'static str, fn() -> Result<Vec<Row>>);
 
-const FIGURES: [Figure; 9] = [
+/// Measured only when named: it takes half an hour.
+const LONG: &str = "long";
+
+const FIGURES: [Figure; 10] = [
     ("start", start::first_event),
     ("idle", idle::idle),
     ("event", events::nanoseconds),
@@ -32,6 +36,7 @@ const FIGURES: [Figure; 9] = [
     ("retransmit", load::retransmits),
     ("sockets", inventory::inventory),
     ("slowdown", slowdown::request_response),
+    (LONG, long::mixed),
 ];
 
 fn main() -> ExitCode {
@@ -51,7 +56,7 @@ fn bench() -> Result<()> {
     if let Some(unknown) = wanted.iter().find(|w| !known.contains(&w.as_str())) {
         bail!("there is no figure '{unknown}'; there are {}", known.join(", "));
     }
-    let chosen = FIGURES.iter().filter(|f| wanted.is_empty() || wanted.iter().any(|w| w == f.0));
+    let chosen = FIGURES.iter().filter(|f| (wanted.is_empty() && f.0 != LONG) || wanted.iter().any(|w| w == f.0));
     with_tracefs()?;
     let mut rows = Vec::new();
     for (name, measure) in chosen {
