@@ -15,8 +15,8 @@ struct Pace {
 
 impl Pace {
     fn after(&self, round: u64) {
-        // Looked at every 64 rounds: sleeping costs more than a round.
-        if self.rate > 0 && round.is_multiple_of(64) {
+        // Looked at once a millisecond at most, and every 64 rounds: sleeping costs more than a round.
+        if self.rate > 0 && round.is_multiple_of((self.rate / 1_000).clamp(1, 64)) {
             let due = Duration::from_nanos(round.saturating_mul(1_000_000_000) / self.rate);
             std::thread::sleep(due.saturating_sub(self.start.elapsed()));
         }
