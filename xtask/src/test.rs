@@ -149,8 +149,7 @@ fn run_end_to_end(names: &[String], mut variables: Variables, release: bool) -> 
 }
 
 impl Outcome {
-    /// Takes in what became of the failed tests when they ran alone. They all must pass, or all of them failed: which
-    /// failure was whose fault is for a person to say.
+    /// Takes in what became of the failed tests when they ran alone: only if all of them pass do they count as passed.
     fn alone(&mut self, again: Self) {
         self.took += again.took;
         if again.ok && again.count.failed == 0 && again.count.passed as usize == self.failed.len() {

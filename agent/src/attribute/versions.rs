@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn versions_in_paths() {
         let of = |p: &str| in_path(Path::new(p));
-        assert_eq!(of("/root/.pyenv/versions/3.12.4/bin/python3.12").as_deref(), Some("3.12.4"));
+        assert_eq!(of("/u/.pyenv/versions/3.12.4/bin/python3.12").as_deref(), Some("3.12.4"));
         assert_eq!(of("/u/python/cpython-3.12.4-linux-x86_64-gnu/bin/python3.12").as_deref(), Some("3.12.4"));
         assert_eq!(of("/u/.nvm/versions/node/v20.19.2/bin/node").as_deref(), Some("20.19.2"));
         for none in ["/usr/bin/python3.11", "/opt/x10.1.2/bin/node", "/opt/1.2/bin/node", "/", "node"] {

@@ -12,8 +12,6 @@ use crate::run::{Program, agent};
 use crate::table::{Row, Series};
 
 const ROUNDS: usize = 10;
-/// Before each start, for both alike.
-const SETTLE: Duration = Duration::from_secs(1);
 
 pub fn first_event() -> Result<Vec<Row>> {
     let ns = Ns::new("bench")?;
@@ -43,8 +41,6 @@ pub fn first_event() -> Result<Vec<Row>> {
 }
 
 fn once(ns: &Ns, words: &[OsString], event: &str) -> Result<f64> {
-    // The kernel goes on detaching what the program before had attached (grace periods of RCU), and attaching waits.
-    std::thread::sleep(SETTLE);
     let begun = Instant::now();
     let mut program = Program::start(ns, words)?;
     while program.lines_with(event)? == 0 {
