@@ -6,5 +6,6 @@ pub mod kernel;
 pub mod lab;
 pub mod nginx;
 pub mod runner;
+pub mod terminal;
 pub mod wait;
 pub mod workload;

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::expect::{matches, nearest};
 use crate::lab::Ns;
+use crate::terminal::Terminal;
 use crate::wait::{Lines, patience, until};
 
 /// A program of this build: `variable` names another one, else it lies beside the test's own file.
@@ -207,6 +208,11 @@ impl<'a> Builder<'a> {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap_or_else(|e| panic!("cannot start the agent: {e}"))
+    }
+
+    /// Starts it on a terminal.
+    pub fn on_terminal(&self) -> Terminal {
+        Terminal::start(self.command())
     }
 
     /// Runs it to its own end; its stdout as text.

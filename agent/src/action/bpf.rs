@@ -27,22 +27,19 @@ pub(super) fn perform(intent: &Intent, mut ledger: Option<&mut Ledger>) -> Outco
     let mut out = Outcome::default();
     let mut done = BTreeSet::new();
     let loading = Instant::now();
-    match Iterators::load().and_then(|mut i| i.prepare_set().map(|()| i)) {
-        Ok(mut iterators) => {
-            let loaded = loading.elapsed();
-            let started = Instant::now();
-            match run(intent, &mut iterators, ledger.as_deref_mut(), &mut out, &mut done) {
-                Ok(queues) if queues && intent.kind() != ActionKind::Undo => stuck_notes(&mut out, intent),
-                Ok(_) => {}
-                Err(e) => out.records.push(failed(intent.kind(), Method::Bpf, format!("{e:#}"))),
-            }
-            out.took = started.elapsed();
-            out.notes.push(format!("the kernel programs were loaded in {} before", super::milliseconds(loaded)));
+    let result = Iterators::load().and_then(|mut i| i.prepare_set().map(|()| i)).and_then(|mut iterators| {
+        out.notes.push(format!("the kernel programs were loaded in {} before", super::milliseconds(loading.elapsed())));
+        let started = Instant::now();
+        let queues = run(intent, &mut iterators, ledger.as_deref_mut(), &mut out, &mut done)?;
+        if queues && intent.kind() != ActionKind::Undo {
+            stuck_notes(&mut out, intent);
         }
-        Err(e) => {
-            let why = format!("{e:#}; `--method pidfd` needs no kernel program");
-            out.records.push(failed(intent.kind(), Method::Bpf, why));
-        }
+        out.took = started.elapsed();
+        Ok(())
+    });
+    if let Err(e) = result {
+        let why = format!("{e:#}; `--method pidfd` needs no kernel program");
+        out.records.push(failed(intent.kind(), Method::Bpf, why));
     }
     super::finish(intent, &mut out, ledger, &done);
     out

@@ -12,7 +12,7 @@ use super::scan::{self, Visit};
 use super::{Intent, Outcome, Skipped, failed, permission};
 use crate::model::{ActionKind, ActionRecord, ActionResult, Method, SocketId};
 use crate::source::diag::request::States;
-use crate::source::diag::{Diag, DiagSocket, NetNs, Query};
+use crate::source::diag::{Diag, DiagSocket, KeptDiags, NetNs, Query};
 
 /// A connection that a target holds.
 #[derive(Clone, Copy, Debug)]
@@ -21,7 +21,7 @@ struct Held {
     fd: i32,
 }
 
-pub(super) fn perform(intent: &Intent) -> Outcome {
+pub(super) fn perform(intent: &Intent, diags: &KeptDiags) -> Outcome {
     let started = Instant::now();
     let mut out = Outcome::default();
     // By namespace, as the kernel looks sockets up in the one it is asked in.
@@ -34,9 +34,10 @@ pub(super) fn perform(intent: &Intent) -> Outcome {
     let mut done = BTreeSet::new();
     for (netns, held) in spaces.values() {
         let before = done.len();
-        if let Err(e) = destroy_in(intent, netns, held, &mut done, &mut out) {
+        let result = diags.with(netns, |diag| destroy_in(intent, diag, held, &mut done, &mut out));
+        if let Err(e) = result {
             let why = format!("cannot ask sock_diag in network namespace {}: {}", netns.inode(), reason(&e));
-            out.records.push(failed(ActionKind::Close, Method::SockDiag, why));
+            unreached(intent, held, &why, &mut done, &mut out);
         }
         out.skipped.filtered += held.len() - (done.len() - before).min(held.len());
     }
@@ -107,12 +108,11 @@ impl Visit for Collector<'_> {
 
 fn destroy_in(
     intent: &Intent,
-    netns: &NetNs,
+    diag: &mut Diag,
     held: &BTreeMap<SocketId, Held>,
     done: &mut BTreeSet<SocketId>,
     out: &mut Outcome,
 ) -> io::Result<()> {
-    let mut diag = Diag::open(netns)?;
     let mut chosen = Vec::new();
     let query = Query { states: States::connections(), info: false, ..Default::default() };
     diag.dump(&query, |s| {
@@ -124,10 +124,32 @@ fn destroy_in(
         }
     })?;
     for (socket, held) in chosen {
-        let record = destroy(intent, &mut diag, &socket, held);
+        let record = destroy(intent, diag, &socket, held);
         out.records.push(record);
     }
     Ok(())
+}
+
+/// The namespace of these sockets could not be asked: those that were selected one by one are told of one by one, of
+/// the others it is not known which have the wanted destination.
+fn unreached(
+    intent: &Intent,
+    held: &BTreeMap<SocketId, Held>,
+    why: &str,
+    done: &mut BTreeSet<SocketId>,
+    out: &mut Outcome,
+) {
+    let record = failed(ActionKind::Close, Method::SockDiag, why.to_owned());
+    if intent.selection.sockets.is_none() {
+        out.records.push(record);
+        return;
+    }
+    for (id, held) in held {
+        if done.insert(*id) {
+            let (pid, fd) = (Some(held.pid), Some(held.fd));
+            out.records.push(ActionRecord { socket: Some(*id), pid, fd, ..record.clone() });
+        }
+    }
 }
 
 fn destroy(intent: &Intent, diag: &mut Diag, s: &DiagSocket, held: Held) -> ActionRecord {

@@ -26,6 +26,7 @@ pub use options::{KeepaliveWanted, Wanted};
 pub use stuck::milliseconds;
 
 use crate::model::{ActionKind, ActionRecord, ActionResult, DestPrefix, Event, EventKind, Method, Mono, SocketId};
+use crate::source::diag::KeptDiags;
 
 /// Something the user wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,11 +169,16 @@ impl fmt::Display for Skipped {
 ///
 /// `ledger`: where changes are noted for a later undo; `None` = they are not.
 pub fn perform(intent: &Intent, ledger: Option<&mut Ledger>) -> Outcome {
+    perform_with(intent, ledger, &KeptDiags::default())
+}
+
+/// As [`perform`], with sockets of sock_diag for namespaces that the agent may not enter any more.
+pub fn perform_with(intent: &Intent, ledger: Option<&mut Ledger>, diags: &KeptDiags) -> Outcome {
     if let Some(why) = policy::refuse(intent) {
         return Outcome { records: vec![failed(intent.kind(), intent.method, why)], ..Default::default() };
     }
     match intent.what {
-        What::Close => close::perform(intent),
+        What::Close => close::perform(intent, diags),
         What::Set(_) | What::Undo => match intent.method {
             #[cfg(target_arch = "x86_64")]
             Method::Ptrace => ptrace::perform(intent, ledger),

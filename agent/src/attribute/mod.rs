@@ -153,6 +153,11 @@ impl Attribution {
             .filter_map(|k| Some((k.netns?, k.flow?.local.port())))
     }
 
+    /// Keeps sockets of sock_diag open in the namespaces known so far, for when they cannot be entered any more.
+    pub fn keep_diags(&self, diags: &crate::source::diag::KeptDiags) {
+        self.namespaces.iter().for_each(|n| diags.keep(&n.netns));
+    }
+
     /// sysctls of the network namespace `netns` by name; `None`: of the agent's own.
     pub fn sysctl_map(&mut self, netns: Option<u32>, now: Mono) -> BTreeMap<String, Option<i64>> {
         if let Some(n) = netns.and_then(|i| self.namespaces.get(i)) {

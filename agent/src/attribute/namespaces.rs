@@ -60,6 +60,10 @@ impl Namespaces {
         self.map.get_mut(&inode)
     }
 
+    pub fn iter(&self) -> impl Iterator<Item = &Namespace> {
+        self.map.values()
+    }
+
     pub fn inodes(&self) -> impl Iterator<Item = u32> + '_ {
         self.map.keys().copied()
     }

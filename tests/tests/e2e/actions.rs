@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use agent_tests::kernel;
-use agent_tests::lab::Lab;
+use agent_tests::lab::{Lab, Ns};
 use agent_tests::runner::{Builder, binary};
 use agent_tests::workload::{Conn, Workload};
 use serde_json::{Value, json};
@@ -229,20 +229,20 @@ fn few_rights() {
     let state = tempfile::tempdir().unwrap();
     chown(state.path(), Some(STRANGER), Some(STRANGER)).unwrap();
     let four = "+sys_ptrace,+net_admin,+bpf,+perfmon";
-    let with_four = |args: &[&str]| {
+    let with_four = |ns: Option<&Ns>, args: &[&str]| {
         let agent = binary("agent", "AGENT_BIN");
-        Builder::new(["--reuid", &STRANGER.to_string(), "--clear-groups"])
+        let builder = Builder::new(["--reuid", &STRANGER.to_string(), "--clear-groups"])
             .args([format!("--inh-caps=-all,{four}"), format!("--ambient-caps={four}")])
             .args([format!("--bounding-set=-all,{four}")])
             .arg(agent)
             .args(args.iter().copied())
             .program("setpriv".as_ref())
-            .ns(&lab.client)
-            .state(state.path())
-            .run()
+            .state(state.path());
+        if let Some(ns) = ns { builder.ns(ns) } else { builder }.run()
     };
+    let inside = Some(&lab.client);
     for (method, idle) in methods().into_iter().zip(["11s", "12s"]) {
-        let run = with_four(&["keepalive", "--json", "--pid", &pid, "--method", method, "--idle", idle]);
+        let run = with_four(inside, &["keepalive", "--json", "--pid", &pid, "--method", method, "--idle", idle]);
         run.one(&json!({"type": "action", "socket": c.cookie, "result": "applied", "method": method}));
         assert_eq!(format!("{}s", options(&target, &c)["idle_s"]), idle);
     }
@@ -251,7 +251,17 @@ fn few_rights() {
     let run = Builder::new(["keepalive", "--json", "--pid", &pid]).uid(STRANGER).run();
     assert_eq!(run.status.code(), Some(1));
     run.one(&json!({"type": "action", "result": "failed", "error": {"$has": "CAP_SYS_PTRACE"}}));
-    let run = with_four(&["close", "--json", "--yes", "--pid", &pid, "--dst", "127.0.0.1:4000"]);
+    // From another network namespace only the duplicates reach it; what else it takes is said.
+    let run = with_four(None, &["keepalive", "--json", "--pid", &pid, "--method", "pidfd", "--idle", "13s"]);
+    run.one(&json!({"type": "action", "socket": c.cookie, "result": "applied"}));
+    if kernel::programs_read_options() {
+        let run = with_four(None, &["keepalive", "--json", "--pid", &pid, "--method", "bpf", "--idle", "14s"]);
+        run.one(&json!({"type": "action", "result": "failed", "error": {"$has": "CAP_SYS_ADMIN"}}));
+    }
+    let close = ["close", "--json", "--yes", "--pid", &pid, "--dst", "127.0.0.1:4000"];
+    let run = with_four(None, &close);
+    run.one(&json!({"type": "action", "result": "failed", "error": {"$has": "CAP_SYS_ADMIN"}}));
+    let run = with_four(inside, &close);
     run.one(&json!({"type": "action", "action": "close", "socket": c.cookie, "result": "applied"}));
 }
 

@@ -30,7 +30,9 @@ fn every_event(backend: &str, v6: bool) {
     let s = Scene::new(v6);
     let old = s.connect(PORT, "echo");
     let before = s.lab.client.snmp().unwrap();
-    let agent = watch(s.client.pid(), backend).ns(&s.lab.client).start();
+    // Once from inside the target's network namespace, once from outside.
+    let builder = watch(s.client.pid(), backend);
+    let agent = if v6 { builder.ns(&s.lab.client) } else { builder }.start();
     let session = agent.expect(&json!({"type": "session"}));
     let name = if backend == "btf" { "tp_btf" } else { "tracepoint" };
     for hook in ["tcp_retransmit_skb", "tcp_receive_reset", "tcp_send_reset", "inet_sock_set_state"] {

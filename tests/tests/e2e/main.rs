@@ -15,6 +15,7 @@ mod lifecycle;
 mod limits;
 mod methods;
 mod scene;
+mod screen;
 mod sockets;
 mod state_file;
 mod wave;

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use crate::attribute::{Attribution, Names};
 use crate::config::WatchConfig;
 use crate::model::{Event, Flow, Hook, Lost, SocketId};
+use crate::source::diag::KeptDiags;
 use crate::source::ebpf::klog::KernelLog;
 use crate::source::ebpf::{EbpfSource, Fork, KernelTotals, Loaded, Options, load, tracefs};
 
@@ -25,7 +26,7 @@ pub struct Feed {
 
 impl Feed {
     /// Loads and attaches what this machine allows; with `--backend` a failure is one.
-    pub fn attach(config: &WatchConfig, names: &Names) -> Result<Self> {
+    pub fn attach(config: &WatchConfig, names: &Names, diags: &KeptDiags) -> Result<Self> {
         let prefixes = (!names.is_empty()).then(|| names.prefixes());
         let options = Options {
             backend: config.backend,
@@ -37,6 +38,7 @@ impl Feed {
             kernel_log: config.kernel_log,
             ring_size: config.ring_size,
             max_sockets: config.max_sockets,
+            diags: diags.clone(),
             ..Options::default()
         };
         let mut feed = Self {

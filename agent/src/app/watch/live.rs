@@ -14,6 +14,7 @@ use crate::commands::clue;
 use crate::config::WatchConfig;
 use crate::diagnose::{Engine, Thresholds};
 use crate::model::{End, Event, EventKind, Mono, SocketId, TcpState, WallClock};
+use crate::source::diag::KeptDiags;
 use crate::state::{Snapshot, Table, TableConfig};
 
 /// Actions whose outcome is not yet taken in.
@@ -30,6 +31,7 @@ pub struct Live {
     started: Mono,
     table: Table,
     attribution: Attribution,
+    diags: KeptDiags,
     engine: Engine,
     done: (Sender<Vec<Event>>, Receiver<Vec<Event>>),
     notes: Vec<String>,
@@ -41,13 +43,20 @@ pub struct Live {
 }
 
 impl Live {
-    pub fn new(config: &WatchConfig, attribution: Attribution, clock: WallClock, started: Mono) -> Result<Self> {
+    pub fn new(
+        config: &WatchConfig,
+        attribution: Attribution,
+        diags: KeptDiags,
+        clock: WallClock,
+        started: Mono,
+    ) -> Result<Self> {
         let table = Table::new(TableConfig { max_sockets: config.max_sockets as usize, ..TableConfig::default() });
         Ok(Self {
             clock,
             started,
             table,
             attribution,
+            diags,
             engine: Engine::new(thresholds(config)?),
             done: channel(ACTIONS),
             notes: Vec::new(),
@@ -282,10 +291,10 @@ impl Live {
 
     /// Carries an intent out on a thread; its records come through [`Self::action_done`].
     pub fn act(&mut self, intent: crate::action::Intent) {
-        let tell = self.done.0.clone();
+        let (tell, diags) = (self.done.0.clone(), self.diags.clone());
         tokio::task::spawn_blocking(move || {
             let mut ledger = crate::action::Ledger::open().ok();
-            let outcome = crate::action::perform(&intent, ledger.as_mut());
+            let outcome = crate::action::perform_with(&intent, ledger.as_mut(), &diags);
             let events: Vec<Event> = outcome.events(Mono::now()).collect();
             let _ = tell.blocking_send(events);
         });

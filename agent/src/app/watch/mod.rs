@@ -15,6 +15,7 @@ use crate::app::signals::{Ended, Signals};
 use crate::attribute::{Attribution, Names};
 use crate::config::{Output, WatchConfig};
 use crate::model::{Event, EventKind, Mono, Session, Targets, WallClock};
+use crate::source::diag::KeptDiags;
 use crate::view::jsonl::{RecordError, Recorder};
 
 use feed::Feed;
@@ -55,12 +56,14 @@ async fn watch(mut config: WatchConfig) -> Result<u8> {
         child = Some(prepared);
     }
     // Hooks before the first look: what happens in between is in the ring.
-    let mut feed = Feed::attach(&config, &names)?;
+    let diags = KeptDiags::default();
+    let mut feed = Feed::attach(&config, &names, &diags)?;
     let (mut attribution, first) = Attribution::new(&config.targets, names, config.max_sockets as usize, Mono::now())
         .map_err(anyhow::Error::msg)?;
     feed.know(&attribution)?;
     let session = session(&config, &feed, &mut attribution, started);
-    let mut live = Live::new(&config, attribution, clock, started)?;
+    attribution.keep_diags(&diags);
+    let mut live = Live::new(&config, attribution, diags, clock, started)?;
     live.take(Event { at: started, kind: EventKind::Session(Box::new(session)) }, &mut outlets);
     live.take_all(first, &mut outlets);
     live.sample(&mut feed, &mut outlets);

@@ -1,5 +1,6 @@
 //! sock_diag: `tcp_info`, queues and timers of sockets, per network namespace; works without root.
 
+pub mod kept;
 pub mod message;
 pub mod netns;
 pub mod request;
@@ -9,6 +10,7 @@ use std::io;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_SOCK_DIAG};
 
 use crate::model::{Flow, SocketId};
+pub use kept::KeptDiags;
 pub use message::{DiagSocket, Malformed};
 use message::{Message, Messages, SOCK_DIAG_BY_FAMILY, parse_socket};
 pub use netns::NetNs;

@@ -145,11 +145,18 @@ impl Iterators {
         let id = program.attach().map_err(|e| anyhow!("cannot attach iter/{kind}: {}", why(&e)))?;
         let link = program.take_link(id)?;
         let open = move || link.into_file().map_err(io::Error::other);
-        match netns {
+        let opened = match netns {
             Some(netns) => netns.inside(open),
             None => open(),
-        }
-        .with_context(|| format!("cannot open iter/{kind}"))
+        };
+        opened.map_err(|e| match netns {
+            Some(other) if !other.is_own() && e.kind() == io::ErrorKind::PermissionDenied => anyhow!(
+                "cannot open iter/{kind} in network namespace {}: permission denied; run with sudo or grant \
+                 CAP_SYS_ADMIN, which entering it takes",
+                other.inode()
+            ),
+            _ => anyhow!("cannot open iter/{kind}: {e}"),
+        })
     }
 }
 

@@ -17,6 +17,7 @@ use super::offsets::KernelTypes;
 use super::refusal::explain;
 use super::tracefs;
 use crate::model::{DestPrefix, Hook};
+use crate::source::diag::KeptDiags;
 
 /// Records wake the reader at most this often while it keeps up; the reader polls for as long after each.
 pub const WAKE_WINDOW_NS: u32 = 5_000_000;
@@ -48,6 +49,8 @@ pub struct Options {
     /// Read kernel structures with `bpf_probe_read_kernel` and the cookie from memory from the start. Slower; what
     /// loading falls back to by itself where the verifier refuses the direct way.
     pub probe_read: bool,
+    /// Where connections that a hook shows by their ends only are looked up.
+    pub diags: KeptDiags,
 }
 
 impl Default for Options {
@@ -63,6 +66,7 @@ impl Default for Options {
             ring_size: 2 << 20,
             max_sockets: 65_536,
             probe_read: false,
+            diags: KeptDiags::default(),
         }
     }
 }

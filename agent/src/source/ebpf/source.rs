@@ -15,7 +15,7 @@ use super::backend::{Backend, choose};
 use super::classic::ClassicTypes;
 use super::convert::{Converted, Converter, Fork, counters};
 use super::decode::decode;
-use super::find::Finder;
+use super::find::find;
 use super::join::{self, Join};
 use super::klog::KernelLog;
 use super::load::{self, Options, Types, WAKE_WINDOW_NS};
@@ -136,7 +136,7 @@ impl EbpfSource {
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
             .map_err(io::Error::from)
             .context("cannot wait for the ring")?;
-        let mut finder = Finder::default();
+        let diags = options.diags.clone();
         Ok(Loaded::Source(Box::new(Self {
             ring,
             tables,
@@ -146,7 +146,7 @@ impl EbpfSource {
             ebpf: loaded.ebpf,
             hooks,
             limits,
-            join: Join::new(options.max_sockets as usize, Box::new(move |pid, flow| finder.find(pid, flow))),
+            join: Join::new(options.max_sockets as usize, Box::new(move |pid, flow| find(&diags, pid, flow))),
             forks: Vec::new(),
             kernel_log,
             look_until: None,

@@ -195,6 +195,8 @@ impl UiState {
         if socket.is_empty() {
             self.say("no socket is selected", Tone::Note);
         } else {
+            // It stays under the cursor, where the result is shown.
+            self.select(snapshot, self.cursor);
             self.ask(wish, &socket, snapshot);
         }
     }
