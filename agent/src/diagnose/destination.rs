@@ -133,7 +133,19 @@ pub struct Destination {
     pub stuck: BTreeMap<SocketId, StuckBrief>,
     /// Received resets with the cause each was judged to have, oldest first.
     pub resets: VecDeque<(Mono, SocketId, Code)>,
+    /// Connections that fell silent after an idle gap, by the send that was not answered; oldest first.
+    idle_deaths: VecDeque<IdleDeath>,
     pub learned: Learned,
+}
+
+/// A connection that the path forgot, as it seems.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct IdleDeath {
+    pub id: SocketId,
+    /// The send that was not answered.
+    pub since: Mono,
+    /// The silence before it.
+    pub gap: Duration,
 }
 
 impl Destination {
@@ -147,6 +159,7 @@ impl Destination {
             connects: VecDeque::new(),
             stuck: BTreeMap::new(),
             resets: VecDeque::new(),
+            idle_deaths: VecDeque::new(),
             learned: Learned::default(),
         }
     }
@@ -175,6 +188,22 @@ impl Destination {
             self.resets.pop_front();
         }
         self.resets.push_back((at, id, code));
+    }
+
+    pub fn note_idle_death(&mut self, death: IdleDeath) {
+        self.learned.killed(death.gap);
+        if self.idle_deaths.iter().any(|d| (d.id, d.since) == (death.id, death.since)) {
+            return;
+        }
+        if self.idle_deaths.len() == MAX_LIMITS {
+            self.idle_deaths.pop_front();
+        }
+        self.idle_deaths.push_back(death);
+    }
+
+    /// The latest connection that died so before `t` while the destination lived: it was heard of again later.
+    pub fn idle_death_before(&self, t: Mono) -> Option<&IdleDeath> {
+        self.idle_deaths.iter().rev().find(|d| d.since < t && self.alive_after(d.since))
     }
 
     /// Whether some socket heard from the destination after `t`, by more than the clock's granularity.

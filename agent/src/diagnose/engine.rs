@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::client::Clue;
-use super::destination::{DestinationId, Destinations, Learned};
+use super::destination::{DestinationId, Destinations, IdleDeath, Learned};
 use super::group::{AnyRule, Scene};
 use super::reset::{self, IDLE_AT_FIN, ResetVerdict};
 use super::rule::Look;
@@ -288,7 +288,7 @@ impl Engine {
             && x.kind == stuck::Kind::IdlePath
             && let Some(gap) = x.idle_before
         {
-            d.learned.killed(gap);
+            d.note_idle_death(IdleDeath { id: s.id, since: x.since, gap });
         }
         stuck
     }

@@ -37,11 +37,12 @@ impl Rule for IdlePathDead {
         let gap = cases.iter().filter_map(|c| c.fact.idle_before).min()?;
         let stall = cases.iter().map(|c| c.fact.stall()).sum::<Option<Duration>>();
         let others = cx.dest.alive_after(all.since);
+        let earlier = cx.dest.idle_death_before(all.since);
         let long = gap >= cx.t.long_idle_gap;
         let confidence = match (long, others) {
             (true, true) => Confidence::Certain,
             (true, false) | (false, true) => Confidence::Likely,
-            (false, false) if cases.len() > 1 => Confidence::Likely,
+            (false, false) if cases.len() > 1 || earlier.is_some() => Confidence::Likely,
             (false, false) => Confidence::Possible,
         };
 
@@ -77,6 +78,14 @@ impl Rule for IdlePathDead {
         }
         if others && let Some(heard) = cx.dest.last_heard {
             body.fact(heard, format!("another connection to {} still gets answers", cx.destination));
+        }
+        if let Some(d) = earlier {
+            let text = format!(
+                "an earlier connection to {} fell silent in the same way after {} of idleness; the destination answered again later",
+                cx.destination,
+                span(d.gap)
+            );
+            body.fact(d.since, text);
         }
         if others {
             body.rival(format!(

@@ -54,7 +54,7 @@ mod tests {
     fn one_socket_serves_all_that_ask() {
         let (kept, own) = (KeptDiags::default(), NetNs::own().unwrap());
         kept.keep(&own);
-        kept.clone().with(&own, |d| Ok(assert_eq!(d.netns(), own.inode()))).unwrap();
+        assert_eq!(kept.clone().with(&own, |d| Ok(d.netns())).unwrap(), own.inode());
         assert_eq!(kept.lock().len(), 1);
     }
 }

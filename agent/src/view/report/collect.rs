@@ -243,14 +243,16 @@ impl Collector {
         let Some(id) = id else { return };
         let Some(socket) = table.get(id) else { return };
         let a = &socket.activity;
-        let waiting = if a.rto_since_heard > 0 && !socket.is_closed() { a.unanswered_since } else { None };
+        // Whoever has closed it waits no longer, whatever the kernel still tries to deliver.
+        let left = a.app_closed_at.into_iter().chain(socket.closed_at).min();
+        let waiting = if a.rto_since_heard > 0 && left.is_none() { a.unanswered_since } else { None };
         match waiting {
             Some(since) => {
                 if let Some(seen) = self.seen.get_mut(&id) {
                     seen.stalled_since.get_or_insert(since);
                 }
             }
-            None => self.end_stall(id, socket.closed_at.unwrap_or(at).min(at)),
+            None => self.end_stall(id, left.unwrap_or(at).min(at)),
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Report;
 use super::collect::Destination;
-use crate::model::{ActionKind, ActionResult, Keepalive, Mono, OptionValues, Owner, ResetOrigin, SetBy};
+use crate::model::{ActionKind, ActionResult, FindingStatus, Keepalive, Mono, OptionValues, Owner, ResetOrigin, SetBy};
 use crate::state::{History, HistoryKind, Socket};
 use crate::view::text::{bytes, count, duration, latency};
 
@@ -32,7 +32,11 @@ impl Report {
     /// One sentence on the whole.
     pub fn headline(&self) -> String {
         match self.main() {
-            Some(f) => f.summary.clone(),
+            // What was said while it went on («gives up in») is followed by how it ended.
+            Some(f) => match f.evidence.last().filter(|_| f.status == FindingStatus::Closed) {
+                Some(end) => format!("{} It is over: {}.", f.summary, end.text),
+                None => f.summary.clone(),
+            },
             None => "no cause of resets or hangs was found in this recording".into(),
         }
     }

@@ -11,7 +11,7 @@ use super::series::EDGES;
 use super::{IdleHistogram, Report};
 use crate::model::Mono;
 use crate::state::{HistoryKind, Socket};
-use crate::view::text::duration;
+use crate::view::text::{countdown, duration};
 
 const WIDTH: f64 = 1_000.0;
 /// Where time begins: the destination's name stands before it.
@@ -111,7 +111,7 @@ fn lifeline(r: &Report, s: &Socket, axis: &Axis, y: f64) -> Markup {
             @let silent = b.since(a) >= GAP && !waiting;
             line class=(if waiting { "waiting" } else if silent { "idle" } else { "alive" }) x1=(axis.x(a)) x2=(axis.x(b)) y1=(y) y2=(y) {}
             @if silent && axis.x(b) - axis.x(a) > 46.0 {
-                text.gap x=(round((axis.x(a) + axis.x(b)) / 2.0)) y=(y - 4.0) text-anchor="middle" { (duration(b.since(a))) " idle" }
+                text.gap x=(round((axis.x(a) + axis.x(b)) / 2.0)) y=(y - 4.0) text-anchor="middle" { (countdown(b.since(a))) " idle" }
             }
         }
         @for h in &s.history {
