@@ -7,11 +7,12 @@ use std::process::ExitCode;
 
 use agent::attribute::destination::Destination;
 use agent::model::SocketId;
+use agent::source::cgroup2;
 use agent::source::diag::message::{Message, Messages, parse_socket};
 use agent::source::ebpf::btf::{Btf, skeleton};
 use agent::source::ebpf::convert::Converter;
 use agent::source::ebpf::decode::decode;
-use agent::source::ebpf::tracefs::{Format, cgroup2_mount, mount_point};
+use agent::source::ebpf::tracefs::{Format, mount_point};
 use agent_common::{Offsets, Record, SockStats, TcpDetail, flag, kind};
 
 #[path = "fuzz/mod.rs"]
@@ -118,7 +119,7 @@ fn tracefs(input: &[u8]) -> bool {
     let format = Format::parse(&text);
     format.symbols("reason");
     let found = format.field("reason").is_some() || format.field("saddr").is_some();
-    found | mount_point(&text).is_some() | cgroup2_mount(&text).is_some()
+    found | mount_point(&text).is_some() | cgroup2::mount_point(&text).is_some()
 }
 
 fn skeletons() -> Vec<u8> {

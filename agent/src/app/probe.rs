@@ -14,7 +14,8 @@ use crate::attribute::origin::{self, Facts};
 use crate::cli::ProbeArgs;
 use crate::commands;
 use crate::model::{Event, EventKind, ResetDirection, ResetOrigin};
-use crate::source::ebpf::{EbpfSource, Loaded, Options, load};
+use crate::source::cgroup2;
+use crate::source::ebpf::{EbpfSource, Loaded, Options};
 
 /// A RST ends a connection before its record is read: the reader may need a moment.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -64,7 +65,7 @@ fn watch_own(origins: Origins, done: Arc<AtomicBool>) -> Result<std::thread::Joi
                 let me = std::process::id();
                 let options = Options {
                     pids: vec![(me, false)],
-                    provenance: load::cgroup_of(me).into_iter().collect(),
+                    provenance: cgroup2::of_process(me).into_iter().collect(),
                     max_sockets: MAX as u32,
                     ..Options::default()
                 };

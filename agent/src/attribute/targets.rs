@@ -1,5 +1,6 @@
 //! Which processes are meant: `--pid`, `--tree`, `--comm`, `--cgroup`, `--all`.
 
+use crate::source::cgroup2;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
@@ -42,21 +43,12 @@ const MAX_CGROUPS: usize = 10_000;
 /// The directory of a cgroup given absolutely or relative to the cgroup2 mount (which hybrid systems have
 /// elsewhere than at /sys/fs/cgroup).
 fn cgroup_dir(path: &Path) -> Result<PathBuf, String> {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").map_err(|e| format!("cannot read /proc/mounts: {e}"))?;
-    let mount = cgroup2_mount(&mounts);
+    let mount = cgroup2::mount();
     let relative = path.strip_prefix("/").unwrap_or(path);
     let candidates = [Some(path.to_owned()).filter(|p| p.is_absolute()), mount.as_ref().map(|m| m.join(relative))];
     candidates.into_iter().flatten().find(|p| p.join("cgroup.procs").is_file()).ok_or_else(|| match mount {
         Some(m) => format!("--cgroup {}: no such cgroup, neither as a path nor below {}", path.display(), m.display()),
         None => format!("--cgroup {}: no such directory, and no cgroup2 is mounted", path.display()),
-    })
-}
-
-fn cgroup2_mount(mounts: &str) -> Option<PathBuf> {
-    mounts.lines().find_map(|l| {
-        let mut f = l.split(' ');
-        let (_, dir, kind) = (f.next()?, f.next()?, f.next()?);
-        (kind == "cgroup2").then(|| PathBuf::from(dir.replace("\\040", " ")))
     })
 }
 
@@ -158,10 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cgroup2_mount_is_found_wherever_it_is() {
-        let mounts = "cgroup /sys/fs/cgroup/cpu cgroup rw 0 0\ncgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
-        assert_eq!(cgroup2_mount(mounts), Some("/sys/fs/cgroup/unified".into()));
-        assert_eq!(cgroup2_mount("proc /proc proc rw 0 0"), None);
+    fn a_cgroup_that_is_not_there_is_named() {
         let bad = TargetSpec { cgroup: Some("/no/such/cgroup".into()), ..TargetSpec::default() };
         assert!(check(&bad).is_err_and(|e| e.starts_with("--cgroup /no/such/cgroup: no such")));
     }

@@ -96,7 +96,8 @@ pub fn text(r: &Report) -> String {
             Some("peer") => "the server answers with a RST: it, or a NAT that gave the connection a new mapping, had \
                              forgotten it"
                 .to_owned(),
-            _ => "a RST answers (whose is unknown: looking at packets needs root)".to_owned(),
+            _ => "a RST answers (whose is unknown: packets could not be looked at: that needs root and cgroup2)"
+                .to_owned(),
         },
         None => String::new(),
     };

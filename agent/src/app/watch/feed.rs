@@ -8,9 +8,10 @@ use anyhow::{Context, Result};
 use crate::attribute::{Attribution, Names};
 use crate::config::WatchConfig;
 use crate::model::{Event, Flow, Hook, Lost, SocketId};
+use crate::source::cgroup2;
 use crate::source::diag::KeptDiags;
 use crate::source::ebpf::klog::KernelLog;
-use crate::source::ebpf::{EbpfSource, Fork, KernelTotals, Loaded, Options, load, tracefs};
+use crate::source::ebpf::{EbpfSource, Fork, KernelTotals, Loaded, Options};
 
 pub struct Feed {
     kernel: Option<Box<EbpfSource>>,
@@ -183,11 +184,10 @@ fn connected(flow: &Flow) -> bool {
 /// The cgroup2 directories whose packets are looked at: those of the targets, else (names, everything) the root.
 fn cgroups(config: &WatchConfig) -> Vec<PathBuf> {
     let t = &config.targets;
-    let mut dirs: Vec<PathBuf> = t.pids.iter().filter_map(|p| load::cgroup_of(*p)).collect();
+    let mut dirs: Vec<PathBuf> = t.pids.iter().filter_map(|p| cgroup2::of_process(*p)).collect();
     dirs.extend(t.cgroup.clone());
     if t.pids.is_empty() && t.cgroup.is_none() {
-        let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        dirs.extend(tracefs::cgroup2_mount(&mounts));
+        dirs.extend(cgroup2::mount());
     }
     dirs.sort();
     // A program on a cgroup sees the packets of those below it, too.

@@ -2,6 +2,7 @@
 //! else looked up by name.
 
 use crate::model::{self, BackendChoice};
+use crate::source::cgroup2;
 use crate::source::diag::NetNs;
 use crate::source::ebpf::classic::ClassicTypes;
 use crate::source::ebpf::iter::Iterators;
@@ -144,7 +145,7 @@ fn attach(backend: BackendChoice) -> Result<Vec<model::Hook>, String> {
     };
     let options = load::Options {
         backend,
-        provenance: load::cgroup_of(std::process::id()).into_iter().collect(),
+        provenance: cgroup2::of_process(std::process::id()).into_iter().collect(),
         max_sockets: 64,
         ..load::Options::default()
     };

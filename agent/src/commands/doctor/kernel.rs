@@ -1,5 +1,6 @@
 //! The kernel and what it offers in files: BTF, tracefs, cgroup2, the clock.
 
+use crate::source::cgroup2;
 use std::collections::HashSet;
 use std::path::PathBuf;
 
@@ -39,7 +40,7 @@ impl Kernel {
             btf_bytes: btf.as_ref().map_or(0, Vec::len),
             btf: btf.as_deref().and_then(btf_names),
             tracefs: tracefs_of(&mounts),
-            cgroup2: tracefs::cgroup2_mount(&mounts),
+            cgroup2: cgroup2::mount(),
             hz: coarse_tick().and_then(|tick_ns| 1_000_000_000_u64.checked_div(tick_ns)),
             lockdown: std::fs::read_to_string("/sys/kernel/security/lockdown").ok().as_deref().and_then(chosen),
         }

@@ -1,7 +1,7 @@
 //! Which program goes where, and what became of it.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use aya::Ebpf;
@@ -11,7 +11,6 @@ use aya::programs::{CgroupAttachMode, CgroupSkb, Program, ProgramError};
 use super::backend::Backend;
 use super::load::{Options, Types};
 use super::refusal::why;
-use super::tracefs;
 use crate::model::Hook;
 
 /// The tracepoints of ours: category, name, program with BTF, classic program.
@@ -130,20 +129,6 @@ fn attach_provenance(ebpf: &mut Ebpf, dirs: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// The cgroup2 directory of a process, for provenance; `None` without cgroup2 or for a process that is gone.
-pub fn cgroup_of(pid: u32) -> Option<PathBuf> {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").ok()?;
-    let mount = tracefs::cgroup2_mount(&mounts)?;
-    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    cgroup_dir(&mount, &groups)
-}
-
-/// `0::/path` of /proc/PID/cgroup below the mount.
-fn cgroup_dir(mount: &Path, groups: &str) -> Option<PathBuf> {
-    let path = groups.lines().find_map(|l| l.strip_prefix("0::"))?;
-    Some(mount.join(path.trim_start_matches('/')))
-}
-
 /// Whether every tracing program of `hooks` that must be there is: without any, the source would show nothing.
 pub fn any_attached(hooks: &[Hook]) -> bool {
     hooks.iter().any(|h| h.attached)
@@ -169,15 +154,6 @@ pub fn program_fd(program: &Program) -> Option<std::os::fd::BorrowedFd<'_>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_cgroup_is_the_version_2_line() {
-        let groups = "4:memory:/a\n1:name=systemd:/b\n0::/user.slice/x\n";
-        let mount = Path::new("/sys/fs/cgroup/unified");
-        assert_eq!(cgroup_dir(mount, groups), Some(mount.join("user.slice/x")));
-        assert_eq!(cgroup_dir(mount, "0::/\n"), Some(mount.to_owned()));
-        assert_eq!(cgroup_dir(mount, "4:memory:/a\n"), None);
-    }
 
     #[test]
     fn forks_and_exits_are_traced_only_where_they_matter() {

@@ -1,5 +1,6 @@
 //! The guard: keepalive on every new matching connection, set by the kernel at connect(), before the SYN.
 
+use crate::source::cgroup2;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -161,8 +162,7 @@ fn lost_without(what: &str) -> &'static str {
 
 /// The mount point of cgroup2, wherever this system has it.
 fn root_cgroup() -> Result<PathBuf> {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
-    tracefs::cgroup2_mount(&mounts).ok_or_else(|| {
+    cgroup2::mount().ok_or_else(|| {
         anyhow!(
             "cannot guard new connections: no cgroup2 is mounted; run `mount -t cgroup2 none /sys/fs/cgroup` (or boot \
              with systemd.unified_cgroup_hierarchy=1). `agent keepalive` works without it, on sockets that are open"

@@ -9,7 +9,6 @@ use anyhow::Result;
 use aya::{Btf, Ebpf, EbpfLoader};
 
 use super::attach;
-pub use super::attach::cgroup_of;
 use super::backend::{Backend, Facts};
 use super::classic::ClassicTypes;
 use super::object::{Globals, OBJECT, configure};

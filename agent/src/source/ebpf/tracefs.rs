@@ -1,5 +1,6 @@
 //! Tracepoints as tracefs describes them: where each field lies in the record, and what its numbers are called.
 
+use crate::source::cgroup2::unescape;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -101,36 +102,6 @@ pub fn mount_point(mounts: &str) -> Option<PathBuf> {
         }
     }
     debugfs
-}
-
-/// Where cgroup2 is mounted: alone at /sys/fs/cgroup, or beside version 1 elsewhere.
-pub fn cgroup2_mount(mounts: &str) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
-        let mut words = line.split(' ').skip(1);
-        let (dir, kind) = (words.next()?, words.next()?);
-        (kind == "cgroup2").then(|| PathBuf::from(unescape(dir)))
-    })
-}
-
-/// /proc/mounts writes blanks and backslashes as octal escapes.
-fn unescape(word: &str) -> String {
-    let mut out = String::with_capacity(word.len());
-    let mut rest = word;
-    while let Some(at) = rest.find('\\') {
-        out.push_str(&rest[..at]);
-        match rest.get(at + 1..at + 4).and_then(|d| u8::from_str_radix(d, 8).ok()) {
-            Some(byte) => {
-                out.push(char::from(byte));
-                rest = &rest[at + 4..];
-            }
-            None => {
-                out.push('\\');
-                rest = &rest[at + 1..];
-            }
-        }
-    }
-    out.push_str(rest);
-    out
 }
 
 /// The mounted tracefs of this machine, if it holds any events. A mount alone proves nothing: in a container it may

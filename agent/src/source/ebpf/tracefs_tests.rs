@@ -35,11 +35,8 @@ fn reasons_come_from_the_print_format_of_their_own_field() {
 
 #[test]
 fn mounts_are_found_by_type_with_tracefs_before_debugfs() {
-    let mounts = "debugfs /sys/kernel/debug debugfs rw 0 0\ntracefs /a\\040b tracefs rw 0 0\n\
-                  cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+    let mounts = "debugfs /sys/kernel/debug debugfs rw 0 0\ntracefs /a\\040b tracefs rw 0 0\n";
     assert_eq!(mount_point(mounts), Some(PathBuf::from("/a b")));
-    assert_eq!(cgroup2_mount(mounts), Some(PathBuf::from("/sys/fs/cgroup/unified")));
     assert_eq!(mount_point("d /dbg debugfs rw 0 0\n"), Some(PathBuf::from("/dbg/tracing")));
     assert_eq!(mount_point("proc /proc proc rw 0 0\n"), None);
-    assert_eq!(unescape("\\ü\\04"), "\\ü\\04");
 }

@@ -226,38 +226,61 @@ fn seed_c_fetch_v4() {
     seed_c(NODE, "fetch", false, 1, Duration::from_secs(3));
 }
 
-/// Pooled connection of Node's http.Agent, reset by a router that forgot it.
-#[test]
-fn node_behind_a_rejecting_router_v6() {
+/// A pooled connection, reset by a router that forgot it.
+fn behind_a_rejecting_router(client: &[&str], verb: &str, v6: bool, memory_s: u32, gap: Duration, setting: &str) {
     let lab = Lab::new();
-    lab.nat(Nat { established_s: 2, invalid: Invalid::Reject });
-    let at = Lab::SERVER.port(true, PORT);
+    lab.nat(Nat { established_s: memory_s, invalid: Invalid::Reject });
+    let at = Lab::SERVER.port(v6, PORT);
     let _server = python_server(&lab, at);
-    let client = start(&lab.client, NODE);
+    let client = start(&lab.client, client);
     let agent = quick(&client).ns(&lab.client).start();
-    client.call(&format!("get http://{at}/ok"));
+    client.call(&format!("{verb} http://{at}/ok"));
     let used = Instant::now();
-    sleep(Duration::from_secs(4));
-    assert_eq!(client.fail(&format!("get http://{at}/ok")), "ECONNRESET");
+    sleep(gap);
+    client.fail(&format!("{verb} http://{at}/ok"));
     let f = agent.expect(&finding("idle-path-reset", &client));
     near(&f, "idle_s", used.elapsed().as_secs_f64());
-    assert!(f["advice"].to_string().contains("undici"), "{f}");
+    assert!(f["advice"].to_string().contains(setting), "{f}");
     only(&agent.stop(), &["idle-path-reset"]);
 }
 
-/// A server that does not answer: the network is fine.
 #[test]
-fn requests_waits_for_a_slow_server_v4() {
+fn node_behind_a_rejecting_router_v6() {
+    behind_a_rejecting_router(NODE, "get", true, 2, Duration::from_secs(4), "undici");
+}
+
+#[test]
+fn fetch_behind_a_rejecting_router_v4() {
+    behind_a_rejecting_router(NODE, "fetch", false, 1, Duration::from_secs(3), "undici");
+}
+
+#[test]
+fn requests_behind_a_rejecting_router_v4() {
+    behind_a_rejecting_router(PYTHON, "get", false, 3, Duration::from_secs(8), "requests and urllib3");
+}
+
+/// A server that does not answer: the network is fine.
+fn waits_for_a_slow_server(client: &[&str], verb: &str, v6: bool, setting: &str) {
     let lab = Lab::new();
-    let at = Lab::SERVER.port(false, PORT);
+    let at = Lab::SERVER.port(v6, PORT);
     let _server = python_server(&lab, at);
-    let client = start(&lab.client, PYTHON);
+    let client = start(&lab.client, client);
     let agent = quick(&client).ns(&lab.client).start();
-    client.begin(&format!("get http://{at}/wait"));
+    client.begin(&format!("{verb} http://{at}/wait"));
     let f = agent.expect(&finding("app-waiting", &client));
     assert!(f["summary"].to_string().contains("The network is fine"), "{f}");
-    assert!(f["advice"].to_string().contains("requests: `timeout="), "{f}");
+    assert!(f["advice"].to_string().contains(setting), "{f}");
     only(&agent.stop(), &["app-waiting"]);
+}
+
+#[test]
+fn requests_waits_for_a_slow_server_v4() {
+    waits_for_a_slow_server(PYTHON, "get", false, "requests: `timeout=");
+}
+
+#[test]
+fn fetch_waits_for_a_slow_server_v6() {
+    waits_for_a_slow_server(NODE, "fetch", true, "undici");
 }
 
 /// Requests for `lasting` from Python, Node and curl; the server closes idle connections politely.
