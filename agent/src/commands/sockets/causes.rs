@@ -78,8 +78,16 @@ fn speaks(row: &Row) -> bool {
     let some = |n: Option<u8>| n.is_some_and(|n| n > 0);
     match row.socket.state {
         TcpState::Listen | TcpState::TimeWait | TcpState::Close | TcpState::BoundInactive => false,
+        TcpState::Established if row.keepalive.is_none() && row.socket.send_queue == 0 && !waits(t) => {
+            some(t.retransmits) || some(t.probes)
+        }
         _ => some(t.retransmits) || some(t.probes) || row.idle().is_none_or(|d| d >= QUIET),
     }
+}
+
+/// The last word was ours.
+fn waits(t: &TcpMetrics) -> bool {
+    t.last_sent_ms.zip(t.last_received_ms).is_none_or(|(sent, received)| sent < received)
 }
 
 /// Since the first SYN, summed up over the timers that ran out: the first ones are linear on kernels from 6.5, the rest

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::time::Instant;
 
-use agent_tests::lab::{Lab, Ns, Way};
+use agent_tests::lab::Ns;
 use agent_tests::workload::Workload;
 use anyhow::Result;
 use serde_json::Value;
@@ -131,57 +131,4 @@ pub fn full_speed() -> Result<Vec<Row>> {
             met: Some(lost.median() <= 0.1 && unaccounted.median() == 0.0),
         },
     ])
-}
-
-pub fn retransmits() -> Result<Vec<Row>> {
-    const ROUNDS: usize = 3;
-    const CONNECTIONS: usize = 8;
-    const PORT: u16 = 8080;
-    let lab = Lab::new();
-    let (client, server) = (Workload::start(&lab.client), Workload::start(&lab.server));
-    let at = Lab::SERVER.port(false, PORT);
-    server.serve(at, "sink");
-    // Small segments: more of them in the same time.
-    lab.client.sysctl("net.ipv4.tcp_base_mss", 512)?;
-    let (mut rate, mut off, mut missed) = (Series::default(), Series::default(), Series::default());
-    for _ in 0..ROUNDS {
-        let connections: Vec<_> = (0..CONNECTIONS).map(|_| client.connect(at)).collect();
-        let mut program = Program::start(
-            &lab.client,
-            &agent(&["watch", "--no-tui", "--no-provenance", "--pid", &client.pid().to_string()]),
-        )?;
-        program.poke_until("\"type\":\"session\"", || {})?;
-        std::thread::sleep(std::time::Duration::from_millis(500));
-        let before = lab.client.snmp()?;
-        lab.lose(Way::ToServer, PORT, 300);
-        let begun = Instant::now();
-        let ops: Vec<_> = connections.iter().map(|c| client.begin(&format!("send {} 40000000", c.id))).collect();
-        std::thread::sleep(std::time::Duration::from_secs(5));
-        let during = lab.client.snmp()?.since(&before, "Tcp.RetransSegs") as f64 / begun.elapsed().as_secs_f64();
-        lab.clear_rules();
-        for op in ops {
-            client.answer(op);
-        }
-        for c in &connections {
-            client.call(&format!("shutdown {}", c.id));
-            client.call(&format!("end {}", c.id));
-        }
-        let truth = lab.client.snmp()?.since(&before, "Tcp.RetransSegs");
-        let (_, finished) = program.interrupt()?;
-        let end = finished.end()?;
-        rate.push(during);
-        off.push((total(&end, "retransmits") - truth).abs() as f64 / truth as f64 * 100.0);
-        missed.push(end["recursion_misses"].as_f64().unwrap_or(0.0) / truth as f64 * 100.0);
-    }
-    Ok(vec![Row {
-        figure: "retransmit storm",
-        measured: format!(
-            "{}; counts {} off the kernel's; recursion misses {}",
-            rate.text("segments/s", 0),
-            off.text("%", 2),
-            missed.text("%", 3)
-        ),
-        goal: "≥ 50,000/s; within 2 %; misses ≤ 0.1 %",
-        met: Some(rate.median() >= 50_000.0 && off.median() <= 2.0 && missed.median() <= 0.1),
-    }])
 }

@@ -7,6 +7,7 @@ mod inventory;
 mod load;
 mod long;
 mod peers;
+mod retransmit;
 mod run;
 mod slowdown;
 mod start;
@@ -33,7 +34,7 @@ const FIGURES: [Figure; 10] = [
     ("print", events::cpu_per_line),
     ("paced", load::paced),
     ("storm", load::full_speed),
-    ("retransmit", load::retransmits),
+    ("retransmit", retransmit::retransmits),
     ("sockets", inventory::inventory),
     ("slowdown", slowdown::request_response),
     (LONG, long::mixed),
