@@ -118,6 +118,7 @@ impl Process {
             ["connect", to] => self.connect(op, number(to)?, None),
             ["connect", to, from] => self.connect(op, number(to)?, Some(number(from)?)),
             ["pool", to, n] => self.pool(number(to)?, number(n)?),
+            ["tap"] => self.tap(),
             ["serve", at, how] => self.listen(number(at)?, number(how)?),
             ["send", id, bytes] => self.send(number(id)?, number(bytes)?),
             ["recv", id, bytes] => self.receive(number(id)?, number(bytes)?),
@@ -224,6 +225,15 @@ impl Process {
             last = self.table.add(Entry::Stream(Arc::new(socket.into())))?;
         }
         Ok(last)
+    }
+
+    /// Sends one byte on every connection.
+    fn tap(&self) -> io::Result<Value> {
+        let streams = self.table.streams();
+        for stream in &streams {
+            (&**stream).write_all(b"x")?;
+        }
+        Ok(json!({"sent": streams.len()}))
     }
 
     /// Accepts on a thread of its own; each accepted connection is said as an event.

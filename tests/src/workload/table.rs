@@ -58,6 +58,13 @@ impl Table {
         }
     }
 
+    /// Every connection.
+    pub fn streams(&self) -> Vec<Arc<TcpStream>> {
+        let t = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let stream = |e: &Entry| if let Entry::Stream(s) = e { Some(Arc::clone(s)) } else { None };
+        t.entries.values().filter_map(stream).collect()
+    }
+
     /// The descriptor closes when nobody uses it any more.
     pub fn remove(&self, id: u32) -> io::Result<Entry> {
         let mut t = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,6 +1,6 @@
 //! One pass over the descriptors of the targets, one dump per network namespace, joined by inode.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -10,8 +10,9 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::scan::{self, Found};
 use crate::attribute::limits::{Limits, getfd_refused};
-use crate::attribute::procfs::{self, SocketFd};
+use crate::attribute::procfs;
 use crate::attribute::sysctl::{self, Sysctls};
 use crate::attribute::{Known, Names, TargetSpec, look, targets};
 use crate::model::{Direction, Keepalive, Mono, Owner, TcpState};
@@ -42,6 +43,15 @@ impl Row {
 /// by a program.
 const MAX_KEEPALIVE: usize = 5_000;
 
+/// A descriptor that is a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Held {
+    inode: u32,
+    /// Index into `processes`.
+    process: u32,
+    fd: i32,
+}
+
 struct Process {
     pid: u32,
     comm: Arc<str>,
@@ -54,8 +64,8 @@ pub struct Collector {
     names: Names,
     now: Mono,
     processes: Vec<Process>,
-    /// inode -> (index into `processes`, descriptor)
-    owners: HashMap<u32, Vec<(u32, i32)>>,
+    /// By inode.
+    owners: Vec<Held>,
     namespaces: BTreeMap<u32, NetNs>,
     read_keepalive: bool,
     limits: Limits,
@@ -71,7 +81,7 @@ impl Collector {
             names,
             now,
             processes: Vec::new(),
-            owners: HashMap::new(),
+            owners: Vec::new(),
             namespaces: BTreeMap::new(),
             read_keepalive: true,
             limits: Limits::default(),
@@ -84,11 +94,12 @@ impl Collector {
             this.namespaces.insert(own.inode(), own);
         }
         let scan = with_owners || !spec.all;
-        let mut buffer = Vec::new();
-        for pid in targets::discover(spec, cgroup, &BTreeSet::new()) {
-            this.add(pid, scan, &mut buffer);
+        let pids: Vec<u32> = targets::discover(spec, cgroup, &BTreeSet::new()).into_iter().collect();
+        for found in scan::read(&pids, scan) {
+            this.add(found);
         }
-        let sockets = this.owners.len();
+        this.owners.sort_unstable();
+        let sockets = this.owners.chunk_by(|a, b| a.inode == b.inode).count();
         this.read_keepalive = scan && sockets <= MAX_KEEPALIVE;
         if scan && !this.read_keepalive {
             this.notes.push(format!(
@@ -102,41 +113,47 @@ impl Collector {
         this
     }
 
-    fn add(&mut self, pid: u32, scan: bool, buffer: &mut Vec<SocketFd>) {
-        let netns = NetNs::of_pid(pid);
+    fn add(&mut self, Found { pid, netns, sockets }: Found) {
         match &netns {
             Ok(n) => drop(self.namespaces.entry(n.inode()).or_insert_with(|| n.clone())),
             Err(e) if e.kind() == io::ErrorKind::NotFound => return,
             Err(_) => self.limits.no_netns += 1,
         }
-        if !scan {
-            return;
-        }
-        match procfs::sockets_of(pid, buffer) {
-            Ok(_) => {}
-            Err(Errno::NOENT | Errno::SRCH) => return,
-            Err(_) => {
+        let sockets = match sockets {
+            Some(Ok(sockets)) => sockets,
+            None | Some(Err(Errno::NOENT | Errno::SRCH)) => return,
+            Some(Err(_)) => {
                 self.limits.hidden += 1;
                 return;
             }
-        }
-        if buffer.is_empty() {
+        };
+        if sockets.is_empty() {
             return;
         }
-        let index = self.processes.len() as u32;
+        let process = self.processes.len() as u32;
         let comm = procfs::comm(pid).unwrap_or_default().into();
         self.processes.push(Process { pid, comm, pidfd: None, no_getfd: None });
-        for s in buffer {
+        for s in sockets {
             if let Ok(inode) = u32::try_from(s.inode) {
-                self.owners.entry(inode).or_default().push((index, s.fd));
+                self.owners.push(Held { inode, process, fd: s.fd });
             }
         }
+    }
+
+    /// Who holds the socket with this inode; 0 is a socket that nobody holds.
+    fn holders(&self, inode: u32) -> &[Held] {
+        if inode == 0 {
+            return &[];
+        }
+        let from = self.owners.partition_point(|h| h.inode < inode);
+        let count = self.owners[from..].iter().take_while(|h| h.inode == inode).count();
+        &self.owners[from..from + count]
     }
 
     /// Sockets passed into a process from another namespace than its own: found by asking the socket. Only needed
     /// for what the namespaces of the processes do not have.
     fn find_foreign_namespaces(&mut self) {
-        let mut left: HashSet<u32> = self.owners.keys().copied().collect();
+        let mut left: HashSet<u32> = self.owners.iter().map(|h| h.inode).collect();
         for netns in self.namespaces.values() {
             let query = Query { states: States::ALL, info: false, filter: &[] };
             if let Ok(mut diag) = Diag::open(netns) {
@@ -146,8 +163,8 @@ impl Collector {
             }
         }
         for inode in left {
-            let Some((index, fd)) = self.owners.get(&inode).and_then(|o| o.first().copied()) else { continue };
-            let Ok(dup) = self.duplicate(index, fd) else { continue };
+            let Some(Held { process, fd, .. }) = self.holders(inode).first().copied() else { continue };
+            let Ok(dup) = self.duplicate(process, fd) else { continue };
             if look::look(dup.as_fd()).is_some()
                 && let Ok(netns) = NetNs::of_socket(dup.as_fd())
             {
@@ -221,7 +238,7 @@ impl Collector {
     }
 
     fn row(&mut self, socket: DiagSocket, netns: u32, listening: &HashSet<u16>, sysctls: &Sysctls) -> Option<Row> {
-        let held = if socket.inode == 0 { &[][..] } else { self.owners.get(&socket.inode).map_or(&[][..], |o| o) };
+        let held = self.holders(socket.inode);
         if held.is_empty() && !self.all {
             return None;
         }
@@ -229,14 +246,14 @@ impl Collector {
             return None;
         }
         let first = held.first().copied();
-        let owner = |(index, fd): &(u32, i32)| {
-            let p = &self.processes[*index as usize];
-            Owner { pid: p.pid, comm: p.comm.clone(), fd: Some(*fd), program: None }
+        let owner = |h: &Held| {
+            let p = &self.processes[h.process as usize];
+            Owner { pid: p.pid, comm: p.comm.clone(), fd: Some(h.fd), program: None }
         };
         let mut owners: Vec<Owner> = held.iter().map(owner).collect();
         owners.sort_unstable();
         let keepalive = match first {
-            Some((index, fd)) if self.read_keepalive => self.keepalive(index, fd, &socket),
+            Some(h) if self.read_keepalive => self.keepalive(h.process, h.fd, &socket),
             _ => None,
         };
         let connected = !matches!(socket.state, TcpState::Listen | TcpState::Close | TcpState::BoundInactive);

@@ -3,6 +3,7 @@
 mod causes;
 mod collect;
 mod lines;
+mod scan;
 mod table;
 mod wrong;
 
@@ -26,14 +27,16 @@ pub fn run(args: SocketsArgs) -> Result<u8> {
     let names = Names::resolved(destinations, now).map_err(anyhow::Error::msg)?;
     let mut collector = Collector::new(&spec, cgroup.as_deref(), names, now, !args.no_owners);
     let mut causes = Causes::new(now);
-    let mut out = BufWriter::with_capacity(256 * 1024, io::stdout().lock());
+    let out = io::stdout().lock();
     let written = if args.json {
-        let mut writer = lines::Writer::new(WallClock::read(), now);
+        let mut writer = lines::Writer::new(out, WallClock::read(), now);
         let collected = collector.each(&mut |row| {
             causes.take(row);
-            writer.write(&mut out, row)
+            writer.write(row)
         });
-        collected.and_then(|()| causes.findings().iter().try_for_each(|f| writer.finding(&mut out, f)))
+        collected
+            .and_then(|()| causes.findings().iter().try_for_each(|f| writer.finding(f)))
+            .and_then(|()| writer.flush())
     } else {
         let mut rows = Vec::new();
         let collected = collector.each(&mut |row| {
@@ -41,9 +44,12 @@ pub fn run(args: SocketsArgs) -> Result<u8> {
             rows.push(row.clone());
             Ok(())
         });
-        collected.and_then(|()| table::print(&mut out, rows)).and_then(|()| table::causes(&mut out, &causes.findings()))
+        let mut out = BufWriter::new(out);
+        collected
+            .and_then(|()| table::print(&mut out, rows))
+            .and_then(|()| table::causes(&mut out, &causes.findings()))
+            .and_then(|()| out.flush())
     };
-    let written = written.and_then(|()| out.flush());
     match written {
         // The reader has seen enough (`| head`).
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Ok(0),

@@ -22,10 +22,13 @@ pub fn inventory() -> Result<Vec<Row>> {
     let mut pairs = Vec::new();
     open(&ns, &mut pairs, CONNECTIONS)?;
     let ours = agent(&["sockets", "--all", "--json"]);
+    let ours_plain = agent(&["sockets", "--all", "--json", "--no-owners"]);
     let ss = |flags: &str| -> Option<Vec<OsString>> { Some(vec![peers::find("ss")?.into(), flags.into()]) };
     let (plain, owned) = (ss("-tinoe"), ss("-tinoep"));
     let (mut a, mut p, mut o, mut rss) = (Series::default(), Series::default(), Series::default(), Series::default());
+    let mut b = Series::default();
     for _ in 0..ROUNDS {
+        b.push(once(&ns, &ours_plain)?.0.wall);
         let (cost, lines) = once(&ns, &ours)?;
         anyhow::ensure!(lines >= 2 * CONNECTIONS as u64, "only {lines} sockets listed");
         a.push(cost.wall);
@@ -45,14 +48,14 @@ pub fn inventory() -> Result<Vec<Row>> {
     let growth = double.ratio_to(&a);
     Ok(vec![
         Row {
-            figure: "`agent sockets --all --json`, 50,000 sockets, against `ss -tinoe`",
-            measured: format!("{}; ss {}; {:.2} x", a.text("s", 3), p.text("s", 3), a.ratio_to(&p)),
+            figure: "`agent sockets --all --json --no-owners`, 50,000 sockets, against `ss -tinoe`",
+            measured: format!("{}; ss {}; {:.2} x", b.text("s", 3), p.text("s", 3), b.ratio_to(&p)),
             goal: "≤ 0.3 x",
-            met: Some(a.ratio_to(&p) <= 0.3),
+            met: Some(b.ratio_to(&p) <= 0.3),
         },
         Row {
-            figure: "against `ss -tinoep`",
-            measured: format!("ss {}; {:.2} x", o.text("s", 3), a.ratio_to(&o)),
+            figure: "with owners, against `ss -tinoep`",
+            measured: format!("{}; ss {}; {:.2} x", a.text("s", 3), o.text("s", 3), a.ratio_to(&o)),
             goal: "≤ 0.1 x",
             met: Some(a.ratio_to(&o) <= 0.1),
         },
