@@ -52,6 +52,10 @@ struct Held {
     fd: i32,
 }
 
+/// Sockets that go from the dump to the output at once, and how many such parts may wait: 2 MiB.
+const PART: usize = 1_024;
+const PARTS: usize = 4;
+
 struct Process {
     pid: u32,
     comm: Arc<str>,
@@ -222,19 +226,32 @@ impl Collector {
         let listeners = Query { states: States::of(&[TcpState::Listen]), info: false, filter: &[] };
         diag.dump(&listeners, |s| listening.extend([s.flow.local.port()]))?;
         let filter = destination_filter(&self.names.prefixes());
-        let mut failed = None;
-        diag.dump(&Query { filter: &filter, ..Query::default() }, |socket| {
-            if failed.is_some() {
-                return;
-            }
-            if let Some(row) = self.row(socket, netns.inode(), &listening, &sysctls)
-                && let Err(e) = each(&row)
-            {
-                failed = Some(e);
-            }
-        })?;
+        // The kernel fills its answers on one processor while the rows are made on another.
+        let (parts, received) = std::sync::mpsc::sync_channel(PARTS);
+        let (dumped, written) = std::thread::scope(|scope| {
+            let dump = scope.spawn(|| {
+                let mut part = Vec::with_capacity(PART);
+                let result = diag.dump(&Query { filter: &filter, ..Query::default() }, |socket| {
+                    part.push(socket);
+                    if part.len() == PART {
+                        // Nobody listens after an error in writing.
+                        let _ = parts.send(std::mem::replace(&mut part, Vec::with_capacity(PART)));
+                    }
+                });
+                let _ = parts.send(part);
+                drop(parts);
+                result
+            });
+            let mut sockets = received.iter().flatten();
+            let written = sockets.try_for_each(|socket| {
+                let row = self.row(socket, netns.inode(), &listening, &sysctls);
+                row.map_or(Ok(()), |row| each(&row))
+            });
+            drop(received);
+            (dump.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), written)
+        });
         self.malformed += diag.malformed();
-        failed.map_or(Ok(()), Err)
+        dumped.and(written)
     }
 
     fn row(&mut self, socket: DiagSocket, netns: u32, listening: &HashSet<u16>, sysctls: &Sysctls) -> Option<Row> {
