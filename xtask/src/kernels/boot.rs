@@ -24,7 +24,9 @@ pub struct Answer {
     pub doctor: Vec<String>,
     /// What the test program printed.
     pub tests: Vec<String>,
-    /// The test program's exit code; `None` = the machine did not come to its end.
+    /// The same of those tests that had failed, run again alone.
+    pub again: Vec<String>,
+    /// The test program's last exit code; `None` = the machine did not come to its end.
     pub exit: Option<i32>,
     pub took: Duration,
 }
@@ -72,6 +74,7 @@ enum Section {
     Boot,
     Doctor,
     Tests,
+    Again,
 }
 
 impl Answer {
@@ -82,6 +85,10 @@ impl Answer {
         lines.extend(self.doctor.iter().cloned());
         lines.push("=== tests".into());
         lines.extend(self.tests.iter().cloned());
+        if !self.again.is_empty() {
+            lines.push("=== again".into());
+            lines.extend(self.again.iter().cloned());
+        }
         lines.extend(self.exit.map(|code| format!("=== exit {code}")));
         lines.join("\n") + "\n"
     }
@@ -102,12 +109,12 @@ impl Answer {
             match section {
                 Section::Boot => eprintln!("{line}"),
                 Section::Doctor => self.doctor.push(line),
-                Section::Tests => {
+                Section::Tests | Section::Again => {
                     if show {
                         // A reader that went away must not end the run.
                         let _ = writeln!(std::io::stdout(), "{line}");
                     }
-                    self.tests.push(line);
+                    if section == Section::Tests { self.tests.push(line) } else { self.again.push(line) }
                 }
             }
             return section;
@@ -117,6 +124,7 @@ impl Answer {
             "release" => self.release = rest.to_owned(),
             "doctor" => return Section::Doctor,
             "tests" => return Section::Tests,
+            "again" => return Section::Again,
             "took" => self.took = Duration::from_secs(rest.parse().unwrap_or(0)),
             "exit" => self.exit = rest.parse().ok(),
             _ => {}
@@ -158,11 +166,14 @@ mod tests {
     fn lines_belong_to_the_mark_before_them() {
         let mut a = Answer::default();
         let mut section = Section::Boot;
-        for line in ["=== release 6.12", "=== doctor", "{}", "=== tests", "test x ... ok", "=== exit 101"] {
+        let said =
+            ["=== release 6.12", "=== doctor", "{}", "=== tests", "test x ... ok", "=== again", "y", "=== exit 101"];
+        for line in said {
             section = a.take(line.to_owned(), section, false);
         }
         assert_eq!((a.release.as_str(), a.exit), ("6.12", Some(101)));
         assert_eq!(Answer::of_text(&a.text()), a);
+        assert_eq!(a.again, ["y"]);
         assert_eq!((a.doctor, a.tests), (vec!["{}".to_owned()], vec!["test x ... ok".to_owned()]));
     }
 }

@@ -50,6 +50,8 @@ pub struct Row {
     cells: Vec<String>,
     pub passed: usize,
     pub failed: Vec<String>,
+    /// Failed beside others, passed alone.
+    pub unsteady: Vec<String>,
     /// The machine came to its end and its tests passed.
     pub ok: bool,
     seconds: u64,
@@ -60,7 +62,8 @@ pub struct Row {
 /// Judges what a machine said; `release` names it if it said nothing.
 pub fn row(release: &str, answer: &Answer) -> Row {
     let checks = doctor::checks(&answer.doctor);
-    let (results, left_out) = results(&answer.tests);
+    let (mut results, left_out) = results(&answer.tests);
+    let unsteady = passed_alone(&mut results, &answer.again);
     let failed: Vec<String> = results.iter().filter(|(_, ok)| !ok).map(|(name, _)| name.clone()).collect();
     let cells = FEATURES.iter().map(|f| cell(f, &checks, &results)).collect();
     let limits = checks
@@ -79,6 +82,7 @@ pub fn row(release: &str, answer: &Answer) -> Row {
             && !results.is_empty()
             && !checks.is_empty(),
         failed,
+        unsteady,
         seconds: answer.took.as_secs(),
         limits,
     }
@@ -107,6 +111,19 @@ fn cell(feature: &Feature, checks: &[Check], results: &[(String, bool)]) -> Stri
     } else {
         "✓".into()
     }
+}
+
+/// Takes in what became of failed tests when they ran alone; returns the names of those that passed then.
+fn passed_alone(all: &mut [(String, bool)], again: &[String]) -> Vec<String> {
+    let (again, _) = results(again);
+    let failed = all.iter_mut().filter(|(_, ok)| !ok);
+    let passed = failed.filter(|(name, _)| again.iter().any(|(n, ok)| n == name && *ok));
+    passed
+        .map(|(name, ok)| {
+            *ok = true;
+            name.clone()
+        })
+        .collect()
 }
 
 /// `test NAME ... ok` and `test NAME ... FAILED`; and whether some were left out because their client or server is no
@@ -200,6 +217,9 @@ pub fn document(rows: &[Row]) -> String {
         for name in &row.failed {
             let _ = writeln!(text, "- FAILED: `{name}`");
         }
+        for name in &row.unsteady {
+            let _ = writeln!(text, "- unsteady, failed beside other tests and passed alone: `{name}`");
+        }
     }
     text
 }
@@ -207,7 +227,10 @@ pub fn document(rows: &[Row]) -> String {
 /// One line per kernel for the end of a run.
 pub fn summary(rows: &[Row]) -> String {
     let line = |r: &Row| {
-        let what = if r.ok { "all well".into() } else { format!("failed: {}", r.failed.join(" ")) };
+        let mut what = if r.ok { "all well".into() } else { format!("failed: {}", r.failed.join(" ")) };
+        if !r.unsteady.is_empty() {
+            what.push_str(&format!("; unsteady, failed beside other tests and passed alone: {}", r.unsteady.join(" ")));
+        }
         format!("{:>10}: {} passed, {} s, {what}\n", r.release, r.passed, r.seconds)
     };
     rows.iter().map(line).collect()
@@ -255,6 +278,20 @@ mod tests {
         assert_eq!((r.ok, r.passed, r.failed.len()), (true, 1, 0));
         let real = ["test keepalive::undo ... FAILED", "---- keepalive::undo stdout ----", "assertion failed"];
         assert!(!row("5.10", &answer(&real, Some(101))).ok);
+    }
+
+    #[test]
+    fn what_passes_alone_is_unsteady_and_what_fails_again_has_failed() {
+        let mut said = answer(&["test keepalive::undo ... FAILED", "test keepalive::b ... FAILED"], Some(0));
+        said.again = vec!["test keepalive::undo ... ok".into(), "test keepalive::b ... ok".into()];
+        let r = row("5.10", &said);
+        assert_eq!((r.ok, r.passed, r.unsteady.len()), (true, 2, 2));
+        assert!(summary(&[r]).contains("unsteady"));
+        said.again.pop();
+        said.again.push("test keepalive::b ... FAILED".into());
+        said.exit = Some(101);
+        let r = row("5.10", &said);
+        assert_eq!((r.ok, r.failed), (false, vec!["keepalive::b".to_owned()]));
     }
 
     #[test]
