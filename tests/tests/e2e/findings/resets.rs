@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::stuck::behind_nat;
 use super::{about, ms, near, only, quick, sleep, stories};
-use crate::scene::{PORT, Scene, with};
+use crate::scene::{FORGED_ID, PORT, Scene, near_by_chance, with};
 
 stories! {
     idle_path_reset: idle_path_reset_v4, idle_path_reset_v6, [4_500, 6_000, 9_000];
@@ -121,8 +121,11 @@ fn injected(v6: bool, age: Duration) {
     let next = s.client.call(&format!("next {}", c.id))["seq"].as_u64().unwrap();
     let forger = Workload::start(&s.lab.router);
     s.client.call(&format!("ask {} 1", c.id));
-    forger.forge_reset(&c.remote, &c.local, next + 1, 55, 4242);
+    forger.forge_reset(&c.remote, &c.local, next + 1, 55, FORGED_ID);
     assert_eq!(s.client.fail(&format!("end {}", c.id)), "ECONNRESET");
+    if near_by_chance(&agent.expect(&json!({"type": "reset", "socket": c.cookie, "direction": "received"}))) {
+        return injected(v6, age);
+    }
     let f = agent.expect(&about("injected-reset", &[&c]));
     near(&f, "ttl", 55.0);
     near(&f, "flow_ttl", 63.0);
