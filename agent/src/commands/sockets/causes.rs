@@ -85,9 +85,13 @@ fn speaks(row: &Row) -> bool {
     }
 }
 
-/// The last word was ours.
+/// Whether the last word was ours. Without any data received, or sent, the kernel counts from the handshake.
 fn waits(t: &TcpMetrics) -> bool {
-    t.last_sent_ms.zip(t.last_received_ms).is_none_or(|(sent, received)| sent < received)
+    match (t.bytes_sent, t.bytes_received) {
+        (Some(0), _) => false,
+        (Some(_), Some(0)) => true,
+        _ => t.last_sent_ms.zip(t.last_received_ms).is_none_or(|(sent, received)| sent < received),
+    }
 }
 
 /// Since the first SYN, summed up over the timers that ran out: the first ones are linear on kernels from 6.5, the rest
@@ -104,6 +108,21 @@ fn connecting_for(t: &TcpMetrics) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_spoke_last_is_told_by_bytes_and_times() {
+        let t = |sent, received, sent_ms, received_ms| TcpMetrics {
+            bytes_sent: Some(sent),
+            bytes_received: Some(received),
+            last_sent_ms: Some(sent_ms),
+            last_received_ms: Some(received_ms),
+            ..TcpMetrics::default()
+        };
+        assert!(!waits(&t(0, 0, 5_000, 5_000)), "nobody has said anything");
+        assert!(waits(&t(9, 0, 5_000, 5_000)), "asked within the millisecond of the handshake");
+        assert!(waits(&t(9, 9, 1_000, 2_000)) && !waits(&t(9, 9, 2_000, 1_000)));
+        assert!(waits(&TcpMetrics::default()), "unknown: the rules decide");
+    }
 
     #[test]
     fn the_first_syn_is_found_by_the_timers() {
