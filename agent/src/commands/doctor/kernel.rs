@@ -52,6 +52,9 @@ impl Kernel {
     }
 }
 
+/// The first Linux that counts the runs it skips of programs on classic tracepoints (`trace_call_bpf`).
+const SKIPPED_COUNTED: (u32, u32) = (6, 7);
+
 /// (major, minor) of a release string; zeros where it has none.
 fn version(release: &str) -> (u32, u32) {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
@@ -107,6 +110,11 @@ pub(super) fn checks(kernel: &Kernel) -> Vec<Check> {
         ),
     });
     checks.push(match &kernel.tracefs {
+        Ok(place) if kernel.version < SKIPPED_COUNTED => check("tracefs", Status::Limited, place.display().to_string())
+            .advise(
+                "classic tracepoints (without BTF, or --backend tracepoint): an event that the kernel skips, because \
+                 its processor is in another BPF program, is not counted as lost before Linux 6.7",
+            ),
         Ok(place) => check("tracefs", Status::Works, place.display().to_string()),
         Err(why) if why == "not mounted" => check("tracefs", Status::Limited, why.clone()).advise(
             "only needed without BTF and for --backend tracepoint: mount -t tracefs tracefs /sys/kernel/tracing",
@@ -115,9 +123,8 @@ pub(super) fn checks(kernel: &Kernel) -> Vec<Check> {
     });
     checks.push(match &kernel.cgroup2 {
         Some(place) => check("cgroup2", Status::Works, place.display().to_string()),
-        None => check("cgroup2", Status::Limited, "not mounted".into()).advise(
-            "no look at RST packets (--provenance) and no `agent guard`: mount -t cgroup2 none /sys/fs/cgroup/unified",
-        ),
+        None => check("cgroup2", Status::Limited, "not mounted".into())
+            .advise("no look at RST packets (--provenance) and no `agent guard`: mount -t cgroup2 none /sys/fs/cgroup"),
     });
     checks.push(match kernel.lockdown.as_deref() {
         None | Some("none") => check("lockdown", Status::Works, "off".into()),
