@@ -189,6 +189,9 @@ pub mod stats_seen {
     pub const FROM_USER: u32 = 4;
     /// A listener: it has no remote end, so a destination filter leaves it out of what is shown.
     pub const LISTENER: u32 = 8;
+    /// The bits from here on: [`super::Control::dests_version`] when the socket's remote end passed the destination
+    /// filter; 0 = to be looked up at each event.
+    pub const DESTS_VERSION_SHIFT: u32 = 8;
 }
 
 /// Indexes of the per-CPU array `TOTALS`: matching events per kind (index = [`kind`]), then losses.

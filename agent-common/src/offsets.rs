@@ -216,6 +216,8 @@ pub struct Control {
     pub dest_mode: u32,
     /// [`target_mode`] bits.
     pub target_mode: u32,
+    /// Raised whenever a destination leaves the filter; never 0, at most 24 bits.
+    pub dests_version: u32,
 }
 
 /// Bits of [`Control::dest_mode`]: which lookups in `DESTS` can succeed.
@@ -270,7 +272,7 @@ const _: () = {
     assert!(size_of::<Settings>() == 56 && align_of::<Settings>() == 4);
     assert!(size_of::<TracepointFields>() == 76 && align_of::<TracepointFields>() == 4);
     assert!(size_of::<ClassicFields>() == 8 * 76);
-    assert!(size_of::<Control>() == 8 && align_of::<Control>() == 4);
+    assert!(size_of::<Control>() == 12 && align_of::<Control>() == 4);
     assert!(size_of::<TupleKey>() == 36 && align_of::<TupleKey>() == 2);
     assert!(size_of::<FlowSeen>() == 16 && align_of::<FlowSeen>() == 4);
 };

@@ -7,10 +7,13 @@ use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 use aya_log_ebpf::info;
 
-use crate::count::{add32, entry, grown, has, hidden, leave, make_entry, make_listener, retransmitted, total};
+use crate::count::{add_entry, add32, entry, grown, hidden, leave, make_entry, make_listener, retransmitted, total};
 use crate::detail::{fill, how, seen_rst, tcp_sock};
 use crate::emit::{self, Head};
-use crate::filter::{add_listener, all, current_tgid, dest_mode, destination, listens, remove_listener, target};
+use crate::filter::{
+    add_listener, all, current_tgid, dest_mode, destination, forget_destination, listens, passed, passes,
+    remove_listener, target,
+};
 use crate::maps::{FLOWS, SOCKS};
 use crate::read::{at, offset, probe, setting};
 use crate::sock::{
@@ -41,12 +44,16 @@ fn head(kind: u8, sk: *const c_void, tp: *const c_void, family: u8, remote: End)
     h
 }
 
-/// The entry of a target's socket; with `--all` any socket may have one. `None` = not a target.
+/// The entry of a target's socket; with `--all` any socket may have one. `None` = not a target, or not a destination.
 #[inline(always)]
-fn member(sk: *const c_void) -> Option<Option<*mut SockStats>> {
-    match entry(lookup_key(sk)) {
+fn member(sk: *const c_void, remote: &End) -> Option<Option<*mut SockStats>> {
+    let found = entry(lookup_key(sk));
+    if !passes(found, remote) {
+        return None;
+    }
+    match found {
         Some(e) => Some(Some(e)),
-        None if all() => Some(make_entry(fresh_key(sk), None)),
+        None if all() => Some(make_entry(fresh_key(sk), None, passed())),
         None => None,
     }
 }
@@ -58,10 +65,7 @@ pub fn btf_retransmit_skb(ctx: BtfTracePointContext) -> i32 {
     let skb: *const c_void = ctx.arg(1);
     let family = family(sk);
     let remote = remote(sk, family);
-    if !destination(&remote) {
-        return 0;
-    }
-    let Some(stats) = member(sk) else { return 0 };
+    let Some(stats) = member(sk, &remote) else { return 0 };
     let tp = tcp_sock(sk);
     if tp.is_null() {
         return 0;
@@ -119,7 +123,12 @@ pub fn btf_retransmit_synack(ctx: BtfTracePointContext) -> i32 {
     if !destination(&remote) {
         return 0;
     }
-    let Some(stats) = member(sk) else { return 0 };
+    // A listener's entry says nothing of destinations.
+    let stats = match entry(lookup_key(sk)) {
+        None if all() => make_entry(fresh_key(sk), None, 0),
+        None => return 0,
+        found => found,
+    };
     let tp = tcp_sock(sk);
     if tp.is_null() {
         return 0;
@@ -145,10 +154,7 @@ pub fn btf_receive_reset(ctx: BtfTracePointContext) -> i32 {
     let sk: *const c_void = ctx.arg(0);
     let family = family(sk);
     let remote = remote(sk, family);
-    if !destination(&remote) {
-        return 0;
-    }
-    let Some(stats) = member(sk) else { return 0 };
+    let Some(stats) = member(sk, &remote) else { return 0 };
     let tp = tcp_sock(sk);
     if tp.is_null() {
         return 0;
@@ -189,18 +195,18 @@ pub fn btf_send_reset(ctx: BtfTracePointContext) -> i32 {
         (family, remote(sk, family), End::NONE)
     };
     // A socket that has lost its addresses is judged by its membership alone.
-    let passes = destination(&remote);
+    let mut stats = entry(lookup_key(sk));
+    let passes = passes(if for_listener { None } else { stats }, &remote);
     if remote.port != 0 && !passes {
         return 0;
     }
-    let mut stats = entry(lookup_key(sk));
     if stats.is_none() && !(all() && passes) {
         return 0;
     }
     let tp = if is_full(state) { tcp_sock(sk) } else { core::ptr::null() };
     // No entry for a minisock: no tcp_destroy_sock would take it away again.
     if stats.is_none() && !tp.is_null() {
-        stats = make_entry(fresh_key(sk), None);
+        stats = make_entry(fresh_key(sk), None, if for_listener { 0 } else { passed() });
     }
     total(u32::from(kind::SEND_RESET), 1);
     if let Some(stats) = stats {
@@ -303,11 +309,15 @@ pub fn btf_set_state(ctx: BtfTracePointContext) -> i32 {
     }
     let family = family(sk);
     let remote = remote(sk, family);
+    let stats = entry(lookup_key(sk));
+    let known = stats.is_some();
+    if let (Some(stats), state::SYN_SENT) = (stats, new) {
+        forget_destination(stats);
+    }
     // A listener has no remote end, and a socket may have lost it: those are judged by their membership.
-    if remote.port != 0 && !destination(&remote) {
+    if remote.port != 0 && !passes(stats, &remote) {
         return 0;
     }
-    let known = has(lookup_key(sk));
     // Null for other protocols: SCTP, and MPTCP above its subflows, have this tracepoint too.
     let tp = tcp_sock(sk);
     if tp.is_null() || (!known && !all() && !becomes_target(tp, old, new, family)) {
@@ -322,7 +332,7 @@ pub fn btf_set_state(ctx: BtfTracePointContext) -> i32 {
         dest_mode() == 0
     } else {
         if !known && (new == state::SYN_SENT || new == state::ESTABLISHED) {
-            adopt(sk, tp);
+            adopt(sk, tp, if remote.port == 0 { 0 } else { passed() });
         }
         known || remote.port != 0 || dest_mode() == 0
     };
@@ -353,10 +363,10 @@ fn becomes_target(tp: *const c_void, old: u8, new: u8, family: u8) -> bool {
 
 /// Takes a new socket in; a full table is counted, the event goes on.
 #[inline(always)]
-fn adopt(sk: *const c_void, tp: *const c_void) {
+fn adopt(sk: *const c_void, tp: *const c_void, seen: u32) {
     // SAFETY: tp is not null.
     let baseline = (offset!(tp_total_retrans) != ABSENT).then(|| unsafe { at(tp, offset!(tp_total_retrans)) });
-    make_entry(fresh_key(sk), baseline);
+    add_entry(fresh_key(sk), baseline, seen);
 }
 
 /// listen() of a target: its port recognises accepted sockets. True if the event itself is wanted: with a

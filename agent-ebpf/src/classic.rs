@@ -113,7 +113,7 @@ impl Fields {
         if let Some(e) = entry(sk) {
             return Ok(Some(e));
         }
-        if all() || self.in_tuples(remote) { Ok(make_entry(sk, None)) } else { Err(()) }
+        if all() || self.in_tuples(remote) { Ok(make_entry(sk, None, 0)) } else { Err(()) }
     }
 
     #[inline(always)]
@@ -196,7 +196,7 @@ pub fn tp_retransmit_synack(ctx: TracePointContext) -> u32 {
     // The listener may be older than the agent: then its port tells.
     let stats = match f.member(sk, &remote) {
         Ok(stats) => stats,
-        Err(()) if listens(0, f.local().port) => make_entry(sk, None),
+        Err(()) if listens(0, f.local().port) => make_entry(sk, None, 0),
         Err(()) => return 0,
     };
     total(u32::from(kind::RETRANSMIT_SYNACK), 1);
@@ -325,7 +325,7 @@ pub fn tp_set_state(ctx: TracePointContext) -> u32 {
             || (old == state::SYN_RECV && new == state::ESTABLISHED && listens(0, f.local().port))
             || f.in_tuples(&remote);
         if ours {
-            make_entry(sk, None);
+            make_entry(sk, None, 0);
         }
         ours
     };

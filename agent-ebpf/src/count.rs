@@ -48,15 +48,22 @@ pub fn has(key: u64) -> bool {
     SOCKS.get_ptr(key).is_some_and(|stats| !destroyed(stats))
 }
 
-/// Makes an entry; `total_retrans` is the baseline of its segment count, where known.
+/// Makes an entry and finds it, see [`add_entry`].
 #[inline(always)]
-pub fn make_entry(key: u64, total_retrans: Option<u32>) -> Option<*mut SockStats> {
+pub fn make_entry(key: u64, total_retrans: Option<u32>, seen: u32) -> Option<*mut SockStats> {
+    if add_entry(key, total_retrans, seen) { SOCKS.get_ptr_mut(key) } else { None }
+}
+
+/// Makes an entry; `total_retrans` is the baseline of its segment count, where known; `seen` has further bits. False
+/// if there is none.
+#[inline(always)]
+pub fn add_entry(key: u64, total_retrans: Option<u32>, seen: u32) -> bool {
     if key == 0 {
-        return None;
+        return false;
     }
     let fresh = SockStats {
         last_total: total_retrans.unwrap_or(0),
-        seen: if total_retrans.is_some() { stats_seen::TOTAL } else { 0 },
+        seen: seen | if total_retrans.is_some() { stats_seen::TOTAL } else { 0 },
         ..SockStats::default()
     };
     // BPF_NOEXIST: two CPUs may both find it missing.
@@ -64,20 +71,20 @@ pub fn make_entry(key: u64, total_retrans: Option<u32>) -> Option<*mut SockStats
         match SOCKS.get_ptr(key) {
             None => {
                 total(totals::TABLE_FULL, 1);
-                return None;
+                return false;
             }
             // The sweep has not come by yet, but the address is a new socket's.
             Some(old) if destroyed(old) => drop(SOCKS.insert(key, fresh, 0)),
             Some(_) => {}
         }
     }
-    SOCKS.get_ptr_mut(key)
+    true
 }
 
 /// A target's own listener: its SYN-ACKs and RSTs are the target's.
 #[inline(always)]
 pub fn make_listener(key: u64) {
-    if let Some(stats) = make_entry(key, None) {
+    if let Some(stats) = make_entry(key, None, 0) {
         // SAFETY: a live map value.
         unsafe { (*stats).seen |= stats_seen::LISTENER };
     }

@@ -107,8 +107,9 @@ pub fn known_cookie(sk: *const c_void) -> u64 {
 /// The cookie that a record carries. Before 5.12 nothing here can make one: it is 0 until somebody asks the kernel.
 #[inline(always)]
 pub fn cookie(sk: *const c_void) -> u64 {
-    if setting!(cookie_helper) == 0 {
-        return known_cookie(sk);
+    let known = known_cookie(sk);
+    if known != 0 || setting!(cookie_helper) == 0 {
+        return known;
     }
     // SAFETY: `sk` is BTF-typed; the helper takes any socket.
     unsafe { bpf_get_socket_cookie(sk.cast_mut()) }

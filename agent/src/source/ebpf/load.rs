@@ -19,7 +19,7 @@ use crate::model::{DestPrefix, Hook};
 use crate::source::diag::KeptDiags;
 
 /// Records wake the reader at most this often while it keeps up; the reader polls for as long after each.
-pub const WAKE_WINDOW_NS: u32 = 5_000_000;
+pub const WAKE_WINDOW_NS: u32 = 10_000_000;
 /// Targets, listeners and tuples: processes and ports are few compared with sockets.
 const MAX_PIDS: u32 = 16_384;
 const MAX_LISTENERS: u32 = 8_192;

@@ -34,7 +34,7 @@ impl Tables {
     pub fn take(ebpf: &mut Ebpf) -> Result<Self> {
         Ok(Self {
             control: take(ebpf, "CONTROL")?,
-            state: Control::default(),
+            state: Control { dests_version: 1, ..Control::default() },
             dests: take(ebpf, "DESTS")?,
             current: Vec::new(),
             pids: take(ebpf, "PIDS")?,
@@ -64,9 +64,16 @@ impl Tables {
         }
         let mode = if wanted.is_some() { mode(&next) } else { 0 };
         self.set_control(Control { dest_mode: mode, ..self.state })?;
+        let mut shrank = false;
         for d in self.current.iter().filter(|d| !next.contains(d)) {
             ignore_missing(self.dests.remove(&key(d)))
                 .context("cannot remove a destination from the kernel's filter")?;
+            shrank = true;
+        }
+        if shrank {
+            // Last: an entry that is made meanwhile must not outlive the destination that let it pass.
+            let next = (self.state.dests_version + 1) & (u32::MAX >> stats_seen::DESTS_VERSION_SHIFT);
+            self.set_control(Control { dests_version: next.max(1), ..self.state })?;
         }
         self.current = next;
         Ok(())
