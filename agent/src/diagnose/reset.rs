@@ -141,6 +141,11 @@ fn received(s: &Socket, r: &Reset, f: &Facts, t: &Thresholds) -> Option<(Code, C
     }
     let quiet = f.wrote.is_none() && !f.outstanding && f.idle.is_some_and(|i| i >= t.gap(rtt));
     let waiting = f.wrote.is_none() && f.idle.is_some_and(|i| i >= t.gap(rtt));
+    // A RST for a connection that its host no longer knows carries no ACK (RFC 9293, 3.10.7.1): one that does comes from
+    // a server that still had the connection, whatever the silence before, and gave it up over this very request.
+    if gap && f.foreign == Some(false) && r.packet.with_ack == Some(true) {
+        return Some((Code::PeerAbort, Likely));
+    }
     Some(match (gap, f.foreign) {
         (true, Some(true)) => (Code::IdlePathReset, Likely),
         (true, Some(false)) => (Code::StaleReuse, Likely),

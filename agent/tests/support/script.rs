@@ -92,6 +92,8 @@ pub struct Step {
     pub retries2: Option<u32>,
     pub ttl: Option<u8>,
     pub ip_id: Option<u16>,
+    /// Whether a RST acknowledges.
+    pub with_ack: Option<bool>,
     pub reason: Option<String>,
     /// Bytes per segment that the path swallows, from which size on.
     pub larger_than: Option<u32>,

@@ -60,15 +60,16 @@ fn print(mut player: Player, from: Option<Mono>, out: &mut dyn Write) -> Result<
         }
     }
     let t = player.table.totals();
+    let many = |n: u64, word| plural(usize::try_from(n).unwrap_or(usize::MAX), word);
     writeln!(
         out,
-        "{} events from {} on, {}: {} sockets, {} segments retransmitted, {} resets received, {} sent, {} lost",
-        count(player.events()),
+        "{} from {} on, {}: {}, {} retransmitted, {} received, {} sent, {} lost",
+        many(player.events(), "event"),
         clock.local_time(player.start()),
         length(player.now().since(player.start())),
-        count(t.sockets),
-        count(t.retransmits),
-        count(t.resets_received),
+        many(t.sockets, "socket"),
+        many(t.retransmits, "segment"),
+        many(t.resets_received, "reset"),
         count(t.resets_sent),
         count(t.lost),
     )?;

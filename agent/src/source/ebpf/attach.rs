@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use aya::Ebpf;
@@ -87,10 +88,10 @@ fn load_all(
         }
     }
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get().min(4));
-    let mut lanes: Vec<Vec<_>> = (0..threads).map(|_| Vec::new()).collect();
-    for (i, job) in jobs.into_iter().enumerate() {
-        lanes[i % threads].push(job);
-    }
+    // Whoever is ready takes the next, in the order of HOOKS, which ends with the shortest.
+    jobs.sort_by_key(|job| std::cmp::Reverse(HOOKS.iter().position(|h| h.1 == job.0)));
+    let jobs = Mutex::new(jobs);
+    let next = || jobs.lock().unwrap_or_else(PoisonError::into_inner).pop();
     let load = |(tracepoint, name, program): (&'static str, &'static str, &mut Program)| {
         let loaded = match (program, types) {
             (Program::BtfTracePoint(p), Types::Btf(_, btf)) => p.load(tracepoint, btf),
@@ -100,10 +101,8 @@ fn load_all(
         loaded.err().map(|e| (name, why(&e)))
     };
     std::thread::scope(|scope| {
-        let workers: Vec<_> = lanes
-            .into_iter()
-            .map(|lane| scope.spawn(|| lane.into_iter().filter_map(load).collect::<Vec<_>>()))
-            .collect();
+        let worker = || std::iter::from_fn(next).filter_map(load).collect::<Vec<_>>();
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(worker)).collect();
         workers.into_iter().flat_map(|w| w.join().unwrap_or_default()).collect()
     })
 }

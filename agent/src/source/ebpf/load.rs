@@ -167,7 +167,9 @@ fn object(types: &Types, options: &Options, loader: EbpfLoader<'static>) -> Resu
         .map_max_entries("EVENTS", options.ring_size)
         .map_max_entries("SOCKS", options.max_sockets.max(1))
         .map_max_entries("PIDS", MAX_PIDS)
-        .map_max_entries("LISTENERS", MAX_LISTENERS);
+        .map_max_entries("LISTENERS", MAX_LISTENERS)
+        // Of the iterators, which a watch does not use.
+        .map_max_entries("ITER_SET", 1);
     if !options.provenance.is_empty() {
         loader.map_max_entries("FLOWS", MAX_FLOWS);
     }
@@ -194,13 +196,10 @@ pub struct Attached<T> {
     pub cookie_helper: bool,
 }
 
-/// Starts to make a loader beside whatever the caller does meanwhile.
+/// Starts to make a loader beside whatever the caller does meanwhile: it parses the kernel's BTF, which takes longer
+/// than anything else before the programs.
 pub fn begin() -> std::thread::JoinHandle<EbpfLoader<'static>> {
-    std::thread::spawn(|| {
-        // Probed once per process, on first use.
-        let _ = aya::features();
-        EbpfLoader::new()
-    })
+    std::thread::spawn(EbpfLoader::new)
 }
 
 /// Makes the object and attaches everything that this kernel has; `prepare` runs in between, so that no event passes

@@ -43,6 +43,7 @@ impl Sim<'_> {
             packet.ip_id = step.ip_id;
             packet.flow_ip_id = Some(30_000);
             packet.seq_expected = Some(true);
+            packet.with_ack = step.with_ack;
         }
         let origin = match direction {
             ResetDirection::Sent => ResetOrigin::Local,

@@ -16,8 +16,8 @@ const ROUNDS: usize = 10;
 pub fn first_event() -> Result<Vec<Row>> {
     let ns = Ns::new("bench")?;
     let busy = Workload::start(&ns);
-    // A RST every five milliseconds, all through the runs.
-    busy.begin("storm 127.0.0.1:9 1000000 200");
+    // A RST every millisecond, all through the runs: the wait for one is no part of the start.
+    busy.begin("storm 127.0.0.1:9 1000000 1000");
     let ours = agent(&["watch", "--no-tui", "--pid", &busy.pid().to_string()]);
     let peer = peers::bpftrace_resets();
     let (mut a, mut b) = (Series::default(), Series::default());
