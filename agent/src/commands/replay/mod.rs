@@ -60,16 +60,15 @@ fn print(mut player: Player, from: Option<Mono>, out: &mut dyn Write) -> Result<
         }
     }
     let t = player.table.totals();
-    let many = |n: u64, word| plural(usize::try_from(n).unwrap_or(usize::MAX), word);
     writeln!(
         out,
         "{} from {} on, {}: {}, {} retransmitted, {} received, {} sent, {} lost",
-        many(player.events(), "event"),
+        plural(player.events(), "event"),
         clock.local_time(player.start()),
         length(player.now().since(player.start())),
-        many(t.sockets, "socket"),
-        many(t.retransmits, "segment"),
-        many(t.resets_received, "reset"),
+        plural(t.sockets, "socket"),
+        plural(t.retransmits, "segment"),
+        plural(t.resets_received, "reset"),
         count(t.resets_sent),
         count(t.lost),
     )?;
