@@ -106,6 +106,12 @@ pub fn connect(socket: &OwnedFd, to: SocketAddr) -> io::Result<()> {
     with_sockaddr(to, |a, length| check(unsafe { libc::connect(socket.as_raw_fd(), a, length) })).map(drop)
 }
 
+/// Gives the connection up and makes another with the same socket.
+pub fn reconnect(socket: impl std::os::fd::AsFd, to: SocketAddr) -> io::Result<()> {
+    rustix::net::connect_unspec(&socket)?;
+    Ok(rustix::net::connect(&socket, &to)?)
+}
+
 pub fn bind(socket: &OwnedFd, at: SocketAddr) -> io::Result<()> {
     // SAFETY: as in `connect`.
     with_sockaddr(at, |a, length| check(unsafe { libc::bind(socket.as_raw_fd(), a, length) })).map(drop)

@@ -35,6 +35,28 @@ fn one_of_two_servers() {
     }
 }
 
+/// One socket, two destinations one after the other: each of its connections is judged for itself.
+#[test]
+fn a_socket_that_connects_anew() {
+    let s = Scene::new(false);
+    let second = Workload::start(&s.lab.server2);
+    second.serve(Lab::SERVER2.port(false, PORT), "reset-after:10");
+    s.server.serve(s.server_at(PORT), "echo");
+    for backend in ["btf", "tracepoint"] {
+        let agent = watch(s.client.pid(), backend).args(["--dst", &Lab::SERVER.ip(false).to_string()]).start();
+        let c = s.client.connect(s.server_at(PORT));
+        agent.expect(&json!({"type": "state", "socket": c.cookie, "to": "ESTABLISHED"}));
+        s.client.call(&format!("reconnect {} {}", c.id, Lab::SERVER2.port(false, PORT)));
+        s.client.call(&format!("send {} 10", c.id));
+        assert_eq!(s.client.fail(&format!("end {}", c.id)), "ECONNRESET");
+        assert_eq!(s.client.fail(&format!("reconnect {} {}", c.id, s.server_at(9))), "ECONNREFUSED");
+        agent.expect(&json!({"type": "reset", "remote": s.server_at(9).to_string(), "direction": "received"}));
+        let run = agent.stop();
+        assert_eq!(run.total("resets_received"), 1, "{backend}: {}", run.describe());
+        run.none(&json!({"type": "reset", "remote": {"$has": Lab::SERVER2.ip(false).to_string()}}));
+    }
+}
+
 /// A v4-mapped socket speaks IPv4: an IPv4 filter finds it, and its lines show IPv4.
 #[test]
 fn a_v4_mapped_socket() {
