@@ -117,7 +117,9 @@ impl Process {
         match words {
             ["connect", to] => self.connect(op, number(to)?, None),
             ["connect", to, from] => self.connect(op, number(to)?, Some(number(from)?)),
-            ["reconnect", id, to] => sock::reconnect(&*self.table.stream(number(id)?)?, number(to)?).map(|()| json!({})),
+            ["reconnect", id, to] => {
+                sock::reconnect(&*self.table.stream(number(id)?)?, number(to)?).map(|()| json!({}))
+            }
             ["pool", to, n] => self.pool(number(to)?, number(n)?),
             ["tap"] => self.tap(),
             ["serve", at, how] => self.listen(number(at)?, number(how)?),
