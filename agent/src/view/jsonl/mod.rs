@@ -218,19 +218,19 @@ impl Recorder {
     /// A socket line where it says something new.
     fn socket(&mut self, event: &Event, update: &SocketUpdate, table: &Table, clock: &WallClock) {
         let Some(id) = update.id else { return };
-        let Some(socket) = table.get(id).cloned() else {
+        let Some(socket) = table.get(id) else {
             self.line(event, None, clock);
             return;
         };
-        let print = fingerprint(&socket);
+        let print = fingerprint(socket);
         let known = self.remembered.get(&id);
         let new = known.is_none_or(|k| k.fingerprint != print || (update.state.is_some() && k.state != socket.state));
         if update.destroyed {
             self.remembered.remove(&id);
-            self.line(event, Some(&socket), clock);
+            self.line(event, Some(socket), clock);
         } else if new {
-            self.remember(id, &socket, print);
-            self.line(event, Some(&socket), clock);
+            self.remember(id, socket, print);
+            self.line(event, Some(socket), clock);
         }
     }
 
@@ -251,10 +251,10 @@ impl Recorder {
         }
         if let Some(id) = id
             && self.remembered.get(&id).is_none_or(|k| k.fingerprint == 0)
-            && let Some(socket) = table.get(id).cloned()
+            && let Some(socket) = table.get(id)
         {
-            self.remember(id, &socket, fingerprint(&socket));
-            self.whole(&socket, at, clock);
+            self.remember(id, socket, fingerprint(socket));
+            self.whole(socket, at, clock);
         }
     }
 
