@@ -8,7 +8,7 @@ use crate::process::{as_root, cargo, must, say};
 use crate::{apt, build, setup, take_flags, test_tools, workspace};
 
 /// Debian's packages with other programs that watch TCP.
-const PEERS: [&str; 1] = ["bpftrace"];
+const PEERS: [&str; 4] = ["bpftrace", "bpfcc-tools", "linux-perf", "lsof"];
 const INSTALL: &str = "--install-peers";
 
 pub fn command(mut args: Vec<String>) -> Result<ExitCode> {

@@ -25,8 +25,9 @@ pub fn inventory() -> Result<Vec<Row>> {
     let ours_plain = agent(&["sockets", "--all", "--json", "--no-owners"]);
     let ss = |flags: &str| -> Option<Vec<OsString>> { Some(vec![peers::find("ss")?.into(), flags.into()]) };
     let (plain, owned) = (ss("-tinoe"), ss("-tinoep"));
+    let lsof: Option<Vec<OsString>> = peers::find("lsof").map(|l| vec![l.into(), "-nP".into(), "-iTCP".into()]);
     let (mut a, mut p, mut o, mut rss) = (Series::default(), Series::default(), Series::default(), Series::default());
-    let mut b = Series::default();
+    let (mut b, mut l) = (Series::default(), Series::default());
     for _ in 0..ROUNDS {
         b.push(once(&ns, &ours_plain)?.0.wall);
         let (cost, lines) = once(&ns, &ours)?;
@@ -38,6 +39,9 @@ pub fn inventory() -> Result<Vec<Row>> {
         }
         if let Some(words) = &owned {
             o.push(once(&ns, words)?.0.wall);
+        }
+        if let Some(words) = &lsof {
+            l.push(once(&ns, words)?.0.wall);
         }
     }
     let mut double = Series::default();
@@ -55,7 +59,13 @@ pub fn inventory() -> Result<Vec<Row>> {
         },
         Row {
             figure: "with owners, against `ss -tinoep`",
-            measured: format!("{}; ss {}; {:.2} x", a.text("s", 3), o.text("s", 3), a.ratio_to(&o)),
+            measured: format!(
+                "{}; ss {}; {:.2} x{}",
+                a.text("s", 3),
+                o.text("s", 3),
+                a.ratio_to(&o),
+                if lsof.is_some() { format!("; lsof {}", l.text("s", 3)) } else { String::new() }
+            ),
             goal: "≤ 0.1 x",
             met: Some(a.ratio_to(&o) <= 0.1),
         },

@@ -12,6 +12,7 @@ mod run;
 mod slowdown;
 mod start;
 mod table;
+mod tracers;
 
 use std::process::ExitCode;
 
@@ -27,13 +28,14 @@ type Figure = (&'static str, fn() -> Result<Vec<Row>>);
 /// Measured only when named: it takes half an hour.
 const LONG: &str = "long";
 
-const FIGURES: [Figure; 10] = [
+const FIGURES: [Figure; 11] = [
     ("start", start::first_event),
     ("idle", idle::idle),
     ("event", events::nanoseconds),
     ("print", events::cpu_per_line),
     ("paced", load::paced),
     ("storm", load::full_speed),
+    ("tracers", tracers::others),
     ("retransmit", retransmit::retransmits),
     ("sockets", inventory::inventory),
     ("slowdown", slowdown::request_response),

@@ -24,6 +24,24 @@ tracepoint:tcp:tcp_receive_reset { printf("reset received %d %d %s\n", args->spo
 tracepoint:tcp:tcp_send_reset { printf("reset sent %d %p\n", pid, args->skaddr) }
 "#;
 
+/// What prints every change of state: its name, its command, and what each such line holds; `None` for one that has
+/// nothing to say of refused connections.
+pub fn tracers() -> Vec<(&'static str, Vec<OsString>, Option<&'static str>)> {
+    let command = |program: &str, args: &[&str]| -> Option<Vec<OsString>> {
+        let mut words = vec![find(program)?.into()];
+        words.extend(args.iter().map(OsString::from));
+        Some(words)
+    };
+    let perf = ["trace", "-a", "-e", "sock:inet_sock_set_state", "-o", "/dev/stdout"];
+    let all = [
+        ("perf trace", command("perf", &perf), Some("inet_sock_set_state")),
+        ("tcpstates", command("tcpstates-bpfcc", &[]), Some("SYN_SENT")),
+        ("tcplife", command("tcplife-bpfcc", &[]), None),
+        ("tcpretrans", command("tcpretrans-bpfcc", &[]), None),
+    ];
+    all.into_iter().filter_map(|(name, words, mark)| Some((name, words?, mark))).collect()
+}
+
 fn bpftrace(program: &str) -> Option<Vec<OsString>> {
     Some(vec![find("bpftrace")?.into(), "-e".into(), program.into()])
 }

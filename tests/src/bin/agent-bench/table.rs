@@ -48,6 +48,7 @@ pub fn markdown(rows: &[Row]) -> String {
         let met = match r.met {
             Some(true) => "met",
             Some(false) => "**not met**",
+            None if r.goal == "-" => "",
             None => "no peer here",
         };
         let _ = writeln!(out, "| {} | {} | {} | {met} |", r.figure, r.measured, r.goal);
