@@ -4,6 +4,7 @@
 pub mod expect;
 pub mod kernel;
 pub mod lab;
+pub mod mounts;
 pub mod nginx;
 pub mod runner;
 pub mod terminal;

@@ -5,7 +5,8 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use agent_tests::runner::{Builder, Run, Sys, small_tmpfs};
+use agent_tests::mounts::{Sys, small_tmpfs};
+use agent_tests::runner::{Builder, Run};
 use agent_tests::wait::until;
 use agent_tests::workload::Workload;
 use serde_json::json;

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use agent_tests::kernel;
 use agent_tests::lab::{Ns, Way};
-use agent_tests::runner::{Builder, Sys};
+use agent_tests::mounts::Sys;
+use agent_tests::runner::Builder;
 use agent_tests::wait::slowness;
 use agent_tests::workload::Workload;
 use serde_json::json;

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use agent_tests::lab::Ns;
-use agent_tests::runner::{Builder, binary, hiding_proc};
+use agent_tests::mounts::hiding_proc;
+use agent_tests::runner::{Builder, binary};
 use agent_tests::wait::until;
 use agent_tests::workload::Workload;
 use serde_json::{Value, json};

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 
 use agent_tests::lab::{Lab, Way};
-use agent_tests::runner::{Agent, Builder, Sys};
+use agent_tests::mounts::Sys;
+use agent_tests::runner::{Agent, Builder};
 use agent_tests::wait::until;
 use agent_tests::workload::{Conn, Op, Workload};
 use serde_json::{Value, json};

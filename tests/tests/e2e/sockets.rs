@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use agent_tests::lab::Way;
-use agent_tests::runner::{Builder, Sys};
+use agent_tests::mounts::Sys;
+use agent_tests::runner::Builder;
 use agent_tests::workload::Workload;
 use serde_json::json;
 

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use agent_tests::lab::Lab;
-use agent_tests::runner::{Agent, Builder, small_tmpfs};
+use agent_tests::mounts::small_tmpfs;
+use agent_tests::runner::{Agent, Builder};
 use agent_tests::wait::until;
 use agent_tests::workload::Workload;
 use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
