@@ -66,7 +66,8 @@ pub(crate) fn arrange(sys: Sys, tmpfs: Option<(i32, &std::ffi::CStr)>) -> io::Re
     Ok(())
 }
 
-/// A file system of `bytes` that is mounted nowhere: give it to [`crate::runner::Builder::mount`], read it through the descriptor.
+/// A file system of `bytes` that is mounted nowhere: give it to [`crate::runner::Builder::mount`], read it through the
+/// descriptor.
 pub fn small_tmpfs(bytes: u64) -> io::Result<OwnedFd> {
     detached("tmpfs", "size", &bytes.to_string())
 }

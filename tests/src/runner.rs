@@ -130,7 +130,7 @@ impl<'a> Builder<'a> {
         self
     }
 
-    /// Shows a detached file system (see [`small_tmpfs`]) to the agent, and to nobody else, at `at`.
+    /// Shows a detached file system (see [`crate::mounts::small_tmpfs`]) to the agent, and to nobody else, at `at`.
     pub fn mount(mut self, fs: OwnedFd, at: &Path) -> Self {
         self.tmpfs = Some((fs, at.to_owned()));
         self
