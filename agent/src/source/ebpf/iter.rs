@@ -48,7 +48,7 @@ impl Iterators {
 
     /// As [`Self::load`], with types resolved already.
     pub fn with_types(types: &KernelTypes) -> anyhow::Result<Self> {
-        Self::with(EbpfLoader::new(), types)
+        Self::with(super::load::loader(), types)
     }
 
     fn with(loader: EbpfLoader<'_>, types: &KernelTypes) -> anyhow::Result<Self> {

@@ -14,6 +14,7 @@ use super::classic::ClassicTypes;
 use super::object::{Globals, OBJECT, configure};
 use super::offsets::KernelTypes;
 use super::refusal::explain;
+use super::sys;
 use super::tracefs;
 use crate::model::{DestPrefix, Hook};
 use crate::source::diag::KeptDiags;
@@ -196,10 +197,21 @@ pub struct Attached<T> {
     pub cookie_helper: bool,
 }
 
-/// Starts to make a loader beside whatever the caller does meanwhile: it parses the kernel's BTF, which takes longer
-/// than anything else before the programs.
+/// Starts to make a loader beside whatever the caller does meanwhile.
 pub fn begin() -> std::thread::JoinHandle<EbpfLoader<'static>> {
-    std::thread::spawn(EbpfLoader::new)
+    std::thread::spawn(|| {
+        // Probed once per process, on first use.
+        let _ = aya::features();
+        // A new loader always parses the whole BTF of the kernel, 20 ms and 10 MiB, for relocations that objects from
+        // Rust do not have, and cannot be told not to. It does without where it finds none.
+        let _ = sys::leave_files();
+        EbpfLoader::new()
+    })
+}
+
+/// The same at once.
+pub fn loader() -> EbpfLoader<'static> {
+    begin().join().unwrap_or_default()
 }
 
 /// Makes the object and attaches everything that this kernel has; `prepare` runs in between, so that no event passes
@@ -219,7 +231,7 @@ pub fn load<T>(
     if avoidable && types.backend() == Backend::Btf && !options.probe_read {
         let slower = Options { probe_read: true, ..options.clone() };
         // Two live sets would count everything twice into maps of their own: harmless, and short.
-        let (mut second, cookie_helper) = object(types, &slower, EbpfLoader::new())?;
+        let (mut second, cookie_helper) = object(types, &slower, self::loader())?;
         let again = prepare(&mut second)?;
         let second_hooks = attach::attach(&mut second, types, &slower);
         if refused(&second_hooks) < refused(&hooks) {

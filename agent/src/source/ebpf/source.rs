@@ -93,10 +93,6 @@ impl EbpfSource {
     pub fn load(options: &Options) -> Result<Loaded> {
         let loader = (options.backend != BackendChoice::SockDiag).then(load::begin);
         let (facts, types, tracefs) = load::facts(options.backend != BackendChoice::SockDiag);
-        if loader.is_some() {
-            // Probed once per process, on first use: now, while the loader is still being made.
-            let _ = aya::features();
-        }
         let choice = choose(options.backend, &facts).map_err(|e| anyhow!(e))?;
         let mut limits = choice.limits;
         let types = match (choice.backend, types, tracefs) {

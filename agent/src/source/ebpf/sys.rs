@@ -1,4 +1,4 @@
-//! The bpf() commands that aya 0.14 does not offer.
+//! The bpf() commands that aya 0.14 does not offer, and what keeps it from what nobody needs.
 
 use std::fs::File;
 use std::io;
@@ -10,6 +10,14 @@ const BPF_MAP_UPDATE_BATCH: libc::c_long = 26;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_ITER_CREATE: libc::c_long = 33;
 const BPF_TRACE_ITER: u32 = 28;
+
+/// From here on the calling thread, and no other, finds nothing at absolute paths: its root is a directory that has
+/// none of them. Needs CAP_SYS_CHROOT; without it nothing changes.
+pub fn leave_files() -> rustix::io::Result<()> {
+    // SAFETY: of what threads share this separates the root, the working directory and the umask only.
+    unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FS)? };
+    rustix::process::chroot("/sys/kernel/btf")
+}
 
 /// `union bpf_iter_link_info`, its member `task`.
 #[repr(C)]
