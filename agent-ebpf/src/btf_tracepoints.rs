@@ -194,8 +194,8 @@ pub fn btf_send_reset(ctx: BtfTracePointContext) -> i32 {
         let family = family(sk);
         (family, remote(sk, family), End::NONE)
     };
-    // A socket that has lost its addresses is judged by its membership alone.
     let mut stats = entry(lookup_key(sk));
+    // A socket that has lost its addresses is judged by its membership alone.
     let passes = passes(if for_listener { None } else { stats }, &remote);
     if remote.port != 0 && !passes {
         return 0;

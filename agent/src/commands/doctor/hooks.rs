@@ -150,7 +150,7 @@ fn attach(backend: BackendChoice) -> Result<Vec<model::Hook>, String> {
         ..load::Options::default()
     };
     // Without targets the programs return at once; all of it goes with the end of this function.
-    let hooks = load::load(&types, &options, aya::EbpfLoader::new(), |_| Ok(())).map_err(text)?.hooks;
+    let hooks = load::load(&types, &options, load::loader(), |_| Ok(())).map_err(text)?.hooks;
     Ok(hooks)
 }
 

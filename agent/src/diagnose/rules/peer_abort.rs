@@ -66,7 +66,8 @@ impl Rule for PeerAbort {
             Some(false) => body.rival("A middlebox that forged the RST with the flow's own TTL: possible in principle, nothing here points to it."),
             _ => body.rival("A middlebox that forged the RST: not excluded, the packet's TTL could not be compared with the flow's (no packet provenance)."),
         }
-        body.rival(if last.answered_after.is_some() && last.idle.is_some_and(|i| i >= cx.t.idle_gap) {
+        let reused = last.answered_after.is_some() && last.idle.is_some_and(|i| i >= cx.t.idle_gap);
+        body.rival(if reused && last.packet.with_ack == Some(true) {
             "An idle timeout: the connection had been idle, but the RST acknowledges, so the server still knew it (a RST for a forgotten connection carries no ACK)."
         } else {
             "An idle timeout: no, there was no idle gap before this RST that would explain it."

@@ -35,7 +35,7 @@ impl Globals {
 /// A loader for [`OBJECT`]: pass it that, then load and attach single programs. Every map of the object is created,
 /// each with the smallest size that works; raise those you use with `map_max_entries`.
 pub fn loader(globals: &Globals) -> EbpfLoader<'_> {
-    configure(EbpfLoader::new(), globals)
+    configure(super::load::loader(), globals)
 }
 
 /// [`loader`] from one made beforehand: making it takes as long as all our own reading of BTF (aya parses the

@@ -14,7 +14,7 @@ use super::attach;
 use super::backend::{Backend, choose};
 use super::classic::ClassicTypes;
 use super::convert::{Converted, Converter, Fork, counters};
-use super::decode::{Decoded, decode};
+use super::decode::decode;
 use super::find::find;
 use super::join::{self, Join};
 use super::klog::KernelLog;
@@ -73,8 +73,6 @@ pub struct EbpfSource {
     join: Join,
     forks: Vec<Fork>,
     kernel_log: Option<KernelLog>,
-    /// Records of one [`Self::drain`]; kept, as growing it anew for each cost more than reading them.
-    batch: Vec<Decoded>,
     /// Look again until then; `None` while the kernel will wake us.
     look_until: Option<Instant>,
     /// The last call took all it may: more is waiting.
@@ -151,7 +149,6 @@ impl EbpfSource {
             join: Join::new(options.max_sockets as usize, Box::new(move |pid, flow| find(&diags, pid, flow))),
             forks: Vec::new(),
             kernel_log,
-            batch: Vec::new(),
             look_until: None,
             more: true,
             malformed: 0,
@@ -205,8 +202,7 @@ impl EbpfSource {
     fn drain(&mut self, out: &mut Vec<Event>) -> usize {
         let ring = self.ring.get_mut();
         let mut taken = 0;
-        let mut batch = std::mem::take(&mut self.batch);
-        batch.clear();
+        let mut batch = Vec::new();
         while taken < DRAIN
             && let Some(bytes) = ring.next()
         {
@@ -239,7 +235,6 @@ impl EbpfSource {
                 Converted::Nothing => {}
             }
         }
-        self.batch = batch;
         // Classic tracepoints call a new thread a child too.
         if self.backend == Backend::Tracepoint && !self.forks.is_empty() {
             let mut forks = std::mem::take(&mut self.forks);

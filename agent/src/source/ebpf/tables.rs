@@ -63,8 +63,9 @@ impl Tables {
             })?;
         }
         let mode = if wanted.is_some() { mode(&next) } else { 0 };
+        // Without a filter everything passed.
+        let mut shrank = self.state.dest_mode == 0 && mode != 0;
         self.set_control(Control { dest_mode: mode, ..self.state })?;
-        let mut shrank = false;
         for d in self.current.iter().filter(|d| !next.contains(d)) {
             ignore_missing(self.dests.remove(&key(d)))
                 .context("cannot remove a destination from the kernel's filter")?;
