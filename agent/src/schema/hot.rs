@@ -1,41 +1,10 @@
-//! The lines that come in storms (`reset`, `retransmit`, `state`, `sample`), written by hand into a reused buffer: about
-//! a third of what the general serialiser costs. A test holds both to the same output.
+//! The lines that come in storms (`reset`, `retransmit`, `state`, `sample`, and a `socket` per connection), written by
+//! hand. A test holds them to what the general serialiser writes.
 
-use std::net::SocketAddr;
-use std::time::Duration;
-
-use super::wire::{TIME_LEN, Time};
-use crate::model::{Event, EventKind, Flow, PacketFacts, SocketId, TcpDetail, TcpMetrics, WallClock};
-
-/// Formats event times; remembers the text of the current second.
-#[derive(Debug)]
-pub struct Clock {
-    second: i64,
-    text: [u8; TIME_LEN],
-}
-
-impl Default for Clock {
-    fn default() -> Self {
-        Self { second: 0, text: Time(0).format() }
-    }
-}
-
-impl Clock {
-    fn text(&mut self, time: Time) -> &[u8; TIME_LEN] {
-        let second = time.0.div_euclid(1_000_000_000);
-        if second != self.second {
-            self.second = second;
-            self.text = time.format();
-        } else {
-            let mut n = time.0.rem_euclid(1_000_000_000) as u32;
-            for slot in self.text[20..29].iter_mut().rev() {
-                *slot = b'0' + (n % 10) as u8;
-                n /= 10;
-            }
-        }
-        &self.text
-    }
-}
+use super::fields::{Clock, Fields, micros, millis};
+use super::wire::Time;
+use super::{KeepalivePart, Line, OwnerPart, SocketLine, TcpPart};
+use crate::model::{Event, EventKind, PacketFacts, TcpDetail, WallClock};
 
 /// Appends the line of `event`, without a line break. False, with nothing written, for the kinds that are rare.
 pub fn write(out: &mut Vec<u8>, event: &Event, seq: u64, clock: &mut Clock, wall: &WallClock) -> bool {
@@ -94,7 +63,7 @@ pub fn write(out: &mut Vec<u8>, event: &Event, seq: u64, clock: &mut Clock, wall
         EventKind::Sample(s) => {
             w.cookie(Some(s.socket));
             w.word(b",\"state\":", Some(s.state.name()));
-            w.metrics(&s.tcp);
+            w.metrics(&s.tcp.into());
             w.seconds(b",\"gives_up_in_s\":", s.gives_up_in);
         }
         _ => {}
@@ -103,112 +72,100 @@ pub fn write(out: &mut Vec<u8>, event: &Event, seq: u64, clock: &mut Clock, wall
     true
 }
 
-struct Fields<'a> {
-    out: &'a mut Vec<u8>,
+/// Appends any line, without a line break.
+///
+/// # Errors
+/// As `serde_json`: none that our own types can cause.
+pub fn line(out: &mut Vec<u8>, line: &Line<'_>, clock: &mut Clock) -> serde_json::Result<()> {
+    match line {
+        Line::Socket(l) => {
+            socket(out, l, clock);
+            Ok(())
+        }
+        other => serde_json::to_writer(out, other),
+    }
+}
+
+/// Appends a `socket` line, without a line break.
+pub fn socket(out: &mut Vec<u8>, l: &SocketLine<'_>, clock: &mut Clock) {
+    let mut w = Fields { out };
+    w.int(b"{\"type\":\"socket\",\"seq\":", Some(l.seq));
+    w.raw(b",\"time\":\"");
+    w.raw(clock.text(l.time));
+    w.raw(b"\",\"socket\":");
+    w.cookie(Some(l.socket.0));
+    w.word(b",\"family\":", l.family.map(|f| f.text()));
+    w.raw(b",\"local\":");
+    w.addr(l.local.map(|a| a.0));
+    w.raw(b",\"remote\":");
+    w.addr(l.remote.map(|a| a.0));
+    w.text(b",\"remote_name\":", l.remote_name.as_deref());
+    w.int(b",\"netns\":", l.netns);
+    w.owners(&l.owners);
+    w.word(b",\"direction\":", l.direction.map(|d| d.text()));
+    w.word(b",\"state\":", l.state.map(|s| s.text()));
+    w.raw(b",\"opened\":");
+    match l.opened {
+        // Not through the clock, which remembers one second: that of the line.
+        Some(opened) => {
+            w.raw(b"\"");
+            w.raw(&opened.format());
+            w.raw(b"\"");
+        }
+        None => w.null(),
+    }
+    w.seconds(b",\"idle_s\":", l.idle_s.map(|s| s.0));
+    w.keepalive(l.keepalive.as_ref());
+    let c = &l.counters;
+    w.int(b",\"counters\":{\"retransmits\":", Some(c.retransmits));
+    w.int(b",\"rto\":", Some(c.rto));
+    w.int(b",\"fast\":", Some(c.fast));
+    w.int(b",\"tlp\":", Some(c.tlp));
+    w.int(b",\"syn\":", Some(c.syn));
+    w.int(b",\"resets_received\":", Some(c.resets_received));
+    w.int(b",\"resets_sent\":", Some(c.resets_sent));
+    w.raw(b"}");
+    w.metrics(&l.tcp);
+    w.seconds(b",\"gives_up_in_s\":", l.gives_up_in_s.map(|s| s.0));
+    w.flag(b",\"mptcp\":", l.mptcp);
+    w.flag(b",\"orphaned\":", Some(l.orphaned));
+    w.flag(b",\"destroyed\":", Some(l.destroyed));
+    w.raw(b"}");
 }
 
 impl Fields<'_> {
-    fn raw(&mut self, bytes: &[u8]) {
-        self.out.extend_from_slice(bytes);
-    }
-
-    fn number(&mut self, n: u64) {
-        self.raw(itoa::Buffer::new().format(n).as_bytes());
-    }
-
-    fn null(&mut self) {
-        self.raw(b"null");
-    }
-
-    fn cookie(&mut self, id: Option<SocketId>) {
-        let Some(SocketId(mut n)) = id else { return self.null() };
-        let mut text = *b"\"0000000000000000\"";
-        let mut at = 17;
-        loop {
-            at -= 1;
-            text[at] = b"0123456789abcdef"[(n & 15) as usize];
-            n >>= 4;
-            if n == 0 {
-                break;
+    fn owners(&mut self, owners: &[OwnerPart<'_>]) {
+        self.raw(b",\"owners\":[");
+        for (n, o) in owners.iter().enumerate() {
+            self.int(if n == 0 { b"{\"pid\":" } else { b",{\"pid\":" }, Some(o.pid));
+            self.text(b",\"comm\":", Some(&o.comm));
+            self.raw(b",\"fd\":");
+            match o.fd.map(u64::try_from) {
+                Some(Ok(fd)) => self.number(fd),
+                // No descriptor is negative.
+                Some(Err(_)) | None => self.null(),
             }
-        }
-        text[at - 1] = b'"';
-        self.raw(&text[at - 1..]);
-    }
-
-    fn int<N: Into<u64>>(&mut self, key: &[u8], n: Option<N>) {
-        self.raw(key);
-        match n {
-            Some(n) => self.number(n.into()),
-            None => self.null(),
-        }
-    }
-
-    /// A word of ours: nothing in it needs escaping.
-    fn word(&mut self, key: &[u8], word: Option<&str>) {
-        self.raw(key);
-        let Some(word) = word else { return self.null() };
-        self.raw(b"\"");
-        self.raw(word.as_bytes());
-        self.raw(b"\"");
-    }
-
-    fn text(&mut self, key: &[u8], text: Option<&str>) {
-        self.raw(key);
-        let Some(text) = text else { return self.null() };
-        if text.bytes().all(|b| b >= b' ' && b != b'"' && b != b'\\') {
-            self.raw(b"\"");
-            self.raw(text.as_bytes());
-            self.raw(b"\"");
-        } else if serde_json::to_writer(&mut *self.out, text).is_err() {
-            // Writing a string into memory cannot fail; an empty one keeps the line whole all the same.
-            self.raw(b"\"\"");
-        }
-    }
-
-    fn flow(&mut self, flow: Option<Flow>) {
-        self.raw(b",\"local\":");
-        self.addr(flow.map(|f| f.local));
-        self.raw(b",\"remote\":");
-        self.addr(flow.map(|f| f.remote));
-    }
-
-    fn addr(&mut self, addr: Option<SocketAddr>) {
-        use std::io::Write as _;
-        match addr {
-            None => self.null(),
-            Some(SocketAddr::V4(a)) => {
-                self.raw(b"\"");
-                for (n, octet) in a.ip().octets().into_iter().enumerate() {
-                    if n > 0 {
-                        self.raw(b".");
-                    }
-                    self.number(octet.into());
-                }
-                self.raw(b":");
-                self.number(a.port().into());
-                self.raw(b"\"");
+            for (n, part) in o.program.iter().enumerate() {
+                let key: &[u8] = if n == 0 { b",\"program\":[{\"name\":" } else { b",{\"name\":" };
+                self.text(key, Some(&part.name));
+                self.text(b",\"version\":", Some(&part.version));
+                self.raw(b"}");
             }
-            Some(a) => {
-                // Into memory: cannot fail.
-                let _ = write!(self.out, "\"{a}\"");
-            }
+            self.raw(if o.program.is_empty() { b"}" } else { b"]}" });
         }
+        self.raw(b"]");
     }
 
-    /// Exact to the nanosecond, without a float on the way.
-    fn seconds(&mut self, key: &[u8], d: Option<Duration>) {
-        self.raw(key);
-        let Some(d) = d else { return self.null() };
-        self.number(d.as_secs());
-        let mut n = d.subsec_nanos();
-        let mut text = *b".000000000";
-        for slot in text[1..].iter_mut().rev() {
-            *slot = b'0' + (n % 10) as u8;
-            n /= 10;
-        }
-        let end = text.iter().rposition(|b| *b != b'0').unwrap_or(0).max(1);
-        self.raw(&text[..=end]);
+    fn keepalive(&mut self, k: Option<&KeepalivePart>) {
+        self.raw(b",\"keepalive\":");
+        let Some(k) = k else { return self.null() };
+        self.flag(b"{\"enabled\":", Some(k.enabled));
+        self.int(b",\"idle_s\":", Some(k.idle_s));
+        self.int(b",\"interval_s\":", Some(k.interval_s));
+        self.int(b",\"count\":", Some(k.count));
+        self.int(b",\"user_timeout_ms\":", Some(k.user_timeout_ms));
+        self.word(b",\"set_by\":", k.set_by.map(|s| s.text()));
+        self.raw(b"}");
     }
 
     fn packet(&mut self, p: &PacketFacts) {
@@ -223,30 +180,6 @@ impl Fields<'_> {
         }
         self.known(b"\"window\":", p.window);
         self.raw(b"}");
-    }
-
-    fn flag(&mut self, key: &[u8], b: Option<bool>) {
-        self.raw(key);
-        self.raw(match b {
-            Some(true) => b"true",
-            Some(false) => b"false",
-            None => b"null",
-        });
-    }
-
-    /// A field that is left out where it is unknown; a comma unless it is the first of its object.
-    fn known<N: Into<u64>>(&mut self, key: &[u8], n: Option<N>) {
-        if let Some(n) = n {
-            self.comma();
-            self.raw(key);
-            self.number(n.into());
-        }
-    }
-
-    fn comma(&mut self) {
-        if self.out.last() != Some(&b'{') {
-            self.raw(b",");
-        }
     }
 
     fn detail(&mut self, d: &TcpDetail) {
@@ -281,9 +214,9 @@ impl Fields<'_> {
         self.raw(b"}");
     }
 
-    fn metrics(&mut self, t: &TcpMetrics) {
-        self.int(b",\"tcp\":{\"rtt_us\":", t.rtt.map(micros));
-        self.int(b",\"rto_us\":", t.rto.map(micros));
+    fn metrics(&mut self, t: &TcpPart) {
+        self.int(b",\"tcp\":{\"rtt_us\":", t.rtt_us);
+        self.int(b",\"rto_us\":", t.rto_us);
         self.int(b",\"backoff\":", t.backoff);
         self.int(b",\"unacked_bytes\":", t.unacked_bytes);
         self.int(b",\"send_queue_bytes\":", t.send_queue_bytes);
@@ -300,26 +233,18 @@ impl Fields<'_> {
         self.known(b"\"data_segments_sent\":", t.data_segments_sent);
         self.known(b"\"data_segments_received\":", t.data_segments_received);
         self.known(b"\"total_retransmits\":", t.total_retransmits);
-        self.known(b"\"send_mss_bytes\":", t.send_mss);
+        self.known(b"\"send_mss_bytes\":", t.send_mss_bytes);
         self.known(b"\"send_window_bytes\":", t.send_window_bytes);
-        self.known(b"\"congestion_window_segments\":", t.congestion_window);
+        self.known(b"\"congestion_window_segments\":", t.congestion_window_segments);
         self.known(b"\"timer\":", t.timer);
         self.known(b"\"timer_ms\":", t.timer_ms);
         self.raw(b"}");
     }
 }
 
-fn micros(d: Duration) -> u64 {
-    d.as_secs().saturating_mul(1_000_000).saturating_add(d.subsec_micros().into())
-}
-
-fn millis(d: Duration) -> u64 {
-    d.as_secs().saturating_mul(1_000).saturating_add(d.subsec_millis().into())
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::{Line, LineContext, samples};
+    use super::super::{LineContext, Seconds, samples};
     use super::*;
     use crate::model::Mono;
 
@@ -349,20 +274,49 @@ mod tests {
         assert_eq!(fast, 8 * 3);
     }
 
+    #[test]
+    fn socket_lines_too() {
+        let wall = samples::clock();
+        let mut clock = Clock::default();
+        let mut sockets = 0;
+        for (seq, event) in (0u64..).zip(samples::all()) {
+            let cx = LineContext { seq, clock: &wall, socket: None, redacted: false, part: 0 };
+            let slow = Line::new(&event, cx).unwrap();
+            let mut all = vec![slow.clone()];
+            if let Line::Socket(l) = &slow {
+                sockets += 1;
+                let tcp: TcpPart = samples::metrics().into();
+                let seconds = Some(Seconds(std::time::Duration::from_millis(12_600)));
+                all.push(Line::Socket(Box::new(SocketLine {
+                    tcp,
+                    idle_s: seconds,
+                    gives_up_in_s: seconds,
+                    ..*l.clone()
+                })));
+                all.push(Line::Socket(Box::new(SocketLine {
+                    orphaned: true,
+                    destroyed: true,
+                    mptcp: None,
+                    ..*l.clone()
+                })));
+                let bare = br#"{"type":"socket","seq":0,"time":"2026-11-23T17:00:00.000000000Z","socket":"1"}"#;
+                all.push(Line::parse(bare).unwrap());
+                let hostile = OwnerPart { pid: 1, comm: "\"\\\u{1b}[2J".into(), fd: Some(0), program: Vec::new() };
+                all.push(Line::Socket(Box::new(SocketLine { owners: vec![hostile], opened: None, ..*l.clone() })));
+            }
+            for slow in all {
+                let mut fast = Vec::new();
+                line(&mut fast, &slow, &mut clock).unwrap();
+                let (fast, slow) = (String::from_utf8(fast).unwrap(), serde_json::to_string(&slow).unwrap());
+                assert_eq!(keys(&fast), keys(&slow));
+                assert_eq!(Line::parse(fast.as_bytes()).unwrap(), Line::parse(slow.as_bytes()).unwrap(), "{fast}");
+            }
+        }
+        assert_eq!(sockets, 1);
+    }
+
     /// The keys in their order.
     fn keys(json: &str) -> Vec<&str> {
         json.split('"').skip(1).step_by(2).collect()
-    }
-
-    #[test]
-    fn cookies_and_seconds_at_their_ends() {
-        let mut out = Vec::new();
-        let mut w = Fields { out: &mut out };
-        w.cookie(Some(SocketId(0)));
-        w.cookie(Some(SocketId(u64::MAX)));
-        w.seconds(b" ", Some(Duration::ZERO));
-        w.seconds(b" ", Some(Duration::from_nanos(1)));
-        w.seconds(b" ", Some(Duration::from_millis(12_600)));
-        assert_eq!(out, b"\"0\"\"ffffffffffffffff\" 0.0 0.000000001 12.6");
     }
 }

@@ -4,6 +4,7 @@
 //! `Line::new` writes an event, `Line::parse` and `Line::events` read it back, so that a recording gives the same
 //! state and findings as the run it was made from.
 
+mod fields;
 pub mod hot;
 mod lines;
 mod parts;
@@ -15,6 +16,7 @@ mod tests;
 mod wire;
 mod write;
 
+pub use fields::Clock;
 pub use lines::*;
 pub use parts::*;
 pub use read::ReadError;

@@ -5,7 +5,9 @@ use std::io::{self, Write};
 
 use super::collect::Row;
 use crate::model::{Event, EventKind, Finding, Mono, WallClock};
-use crate::view::schema::{Addr, Cookie, CountersPart, Line, LineContext, OwnerPart, Seconds, SocketLine, Time};
+use crate::view::schema::{
+    Addr, Clock, Cookie, CountersPart, Line, LineContext, OwnerPart, Seconds, SocketLine, Time, hot,
+};
 
 /// Written at once.
 const PART: usize = 256 * 1024;
@@ -17,17 +19,18 @@ pub struct Writer<W> {
     seq: u64,
     time: Time,
     clock: WallClock,
+    text: Clock,
     now: Mono,
 }
 
 impl<W: Write> Writer<W> {
     pub fn new(out: W, clock: WallClock, now: Mono) -> Self {
-        Self { out, buffer: Vec::with_capacity(PART + 4096), seq: 0, time: Time::new(&clock, now), clock, now }
+        let (buffer, text) = (Vec::with_capacity(PART + 4096), Clock::default());
+        Self { out, buffer, seq: 0, time: Time::new(&clock, now), clock, text, now }
     }
 
     pub fn write(&mut self, row: &Row) -> io::Result<()> {
-        let line = line(self.seq, self.time, row);
-        serde_json::to_writer(&mut self.buffer, &line)?;
+        hot::socket(&mut self.buffer, &line(self.seq, self.time, row), &mut self.text);
         self.end_line()
     }
 
@@ -52,9 +55,9 @@ impl<W: Write> Writer<W> {
     }
 }
 
-fn line(seq: u64, time: Time, row: &Row) -> Line<'_> {
+fn line(seq: u64, time: Time, row: &Row) -> SocketLine<'_> {
     let s = &row.socket;
-    Line::Socket(Box::new(SocketLine {
+    SocketLine {
         seq,
         time,
         socket: Cookie(s.id),
@@ -77,5 +80,5 @@ fn line(seq: u64, time: Time, row: &Row) -> Line<'_> {
         mptcp: Some(s.mptcp),
         orphaned: s.is_orphan(),
         destroyed: false,
-    }))
+    }
 }

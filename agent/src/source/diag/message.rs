@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use super::request::TCPDIAG_GETSOCK;
 use crate::model::{Family, Flow, SocketId, TcpMetrics, TcpState, canonical};
 
 /// One socket as sock_diag shows it.
@@ -113,7 +114,7 @@ impl<'a> Iterator for Messages<'a> {
                 Some(e) => Message::Error((e as i32).saturating_neg()),
                 None => return Some(Err(Malformed("error without number"))),
             },
-            SOCK_DIAG_BY_FAMILY => Message::Socket(body),
+            SOCK_DIAG_BY_FAMILY | TCPDIAG_GETSOCK => Message::Socket(body),
             _ => Message::Other,
         };
         Some(Ok((seq, message)))

@@ -14,7 +14,7 @@ pub use kept::KeptDiags;
 pub use message::{DiagSocket, Malformed};
 use message::{Message, Messages, SOCK_DIAG_BY_FAMILY, parse_socket};
 pub use netns::NetNs;
-use request::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, Request};
+use request::{NLM_F_ACK, NLM_F_REQUEST, Request};
 pub use request::{States, destination_filter};
 
 const SOCK_DESTROY: u16 = 21;
@@ -70,28 +70,13 @@ impl Diag {
         self.malformed
     }
 
-    /// Every TCP socket of the namespace that `query` asks for, IPv4 then IPv6. A socket that moves between hash
+    /// Every TCP socket of the namespace that `query` asks for, of both families. A socket that moves between hash
     /// buckets meanwhile may come twice or not at all: the cookie tells.
     pub fn dump(&mut self, query: &Query<'_>, mut each: impl FnMut(DiagSocket)) -> io::Result<()> {
-        for family in [libc::AF_INET, libc::AF_INET6] {
-            self.seq = self.seq.wrapping_add(1);
-            let request = Request {
-                kind: SOCK_DIAG_BY_FAMILY,
-                flags: NLM_F_REQUEST | NLM_F_DUMP,
-                seq: self.seq,
-                family: family as u8,
-                info: query.info,
-                states: query.states,
-            };
-            request.dump(query.filter, &mut self.request);
-            send(&self.socket, &self.request)?;
-            match self.replies(true, &mut each) {
-                // Without IPv6 in the kernel there are no such sockets.
-                Err(e) if family == libc::AF_INET6 && e.raw_os_error() == Some(libc::ENOENT) => {}
-                other => other?,
-            }
-        }
-        Ok(())
+        self.seq = self.seq.wrapping_add(1);
+        request::dump(query, self.seq, &mut self.request);
+        send(&self.socket, &self.request)?;
+        self.replies(true, &mut each)
     }
 
     /// The socket with these addresses, if it still is the one with this cookie; 2 µs, no dump.

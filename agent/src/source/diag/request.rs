@@ -2,13 +2,18 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::Query;
 use crate::model::{DestPrefix, Flow, SocketId, TcpState};
 
 /// `struct nlmsghdr` + `struct inet_diag_req_v2`.
 const REQUEST_LEN: usize = 16 + 56;
+/// `struct nlmsghdr` + `struct inet_diag_req`.
+const DUMP_LEN: usize = 16 + 60;
+/// Asks for the sockets of TCP, both families; the type of its answers too.
+pub(super) const TCPDIAG_GETSOCK: u16 = 18;
 pub(super) const NLM_F_REQUEST: u16 = 1;
 pub(super) const NLM_F_ACK: u16 = 4;
-pub(super) const NLM_F_DUMP: u16 = 0x300;
+const NLM_F_DUMP: u16 = 0x300;
 const INET_DIAG_REQ_BYTECODE: u16 = 1;
 /// `1 << (INET_DIAG_INFO - 1)`: the kernel shall add `tcp_info`.
 const EXT_INFO: u8 = 1 << 1;
@@ -56,17 +61,6 @@ impl Request {
         out[20..24].copy_from_slice(&self.states.0.to_ne_bytes());
     }
 
-    /// A dump, with an optional filter program.
-    pub(super) fn dump(&self, program: &[u8], out: &mut Vec<u8>) {
-        self.head(out);
-        if !program.is_empty() {
-            out.extend_from_slice(&((4 + program.len()) as u16).to_ne_bytes());
-            out.extend_from_slice(&INET_DIAG_REQ_BYTECODE.to_ne_bytes());
-            out.extend_from_slice(program);
-        }
-        finish(out);
-    }
-
     /// One socket by addresses and cookie; the kernel refuses if the cookie is another's.
     pub(super) fn exact(&self, flow: &Flow, interface: u32, id: SocketId, out: &mut Vec<u8>) {
         self.head(out);
@@ -79,6 +73,24 @@ impl Request {
         out[68..72].copy_from_slice(&((id.0 >> 32) as u32).to_ne_bytes());
         finish(out);
     }
+}
+
+/// A dump of both families, in the older form of the request (`struct inet_diag_req`): the newer one names a family, so
+/// that all sockets would be walked over twice, which is a third of the kernel's work.
+pub(super) fn dump(query: &Query<'_>, seq: u32, out: &mut Vec<u8>) {
+    out.clear();
+    out.resize(DUMP_LEN, 0);
+    out[4..6].copy_from_slice(&TCPDIAG_GETSOCK.to_ne_bytes());
+    out[6..8].copy_from_slice(&(NLM_F_REQUEST | NLM_F_DUMP).to_ne_bytes());
+    out[8..12].copy_from_slice(&seq.to_ne_bytes());
+    out[19] = if query.info { EXT_INFO } else { 0 };
+    out[68..72].copy_from_slice(&query.states.0.to_ne_bytes());
+    if !query.filter.is_empty() {
+        out.extend_from_slice(&((4 + query.filter.len()) as u16).to_ne_bytes());
+        out.extend_from_slice(&INET_DIAG_REQ_BYTECODE.to_ne_bytes());
+        out.extend_from_slice(query.filter);
+    }
+    finish(out);
 }
 
 fn finish(out: &mut [u8]) {

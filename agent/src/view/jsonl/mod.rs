@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use self::sink::{Sink, SinkError};
 use super::redact::Redactor;
-use super::schema::{Line, LineContext, SocketLine, Time, hot, part_path};
+use super::schema::{Clock, Line, LineContext, SocketLine, Time, hot, part_path};
 use crate::model::{End, Event, EventKind, Lost, Mono, Sample, SocketId, SocketUpdate, TcpState, Totals, WallClock};
 use crate::state::{Socket, Table};
 
@@ -72,7 +72,7 @@ pub struct Recorder {
     seq: u64,
     part: u32,
     session: Option<Event>,
-    clock: hot::Clock,
+    clock: Clock,
     remembered: HashMap<SocketId, Remembered>,
     last_flush: Mono,
     last_event: Mono,
@@ -101,7 +101,7 @@ impl Recorder {
             seq: 0,
             part: 0,
             session: None,
-            clock: hot::Clock::default(),
+            clock: Clock::default(),
             remembered: HashMap::new(),
             last_flush: Mono(0),
             last_event: Mono(0),
@@ -323,7 +323,7 @@ impl Recorder {
             if let (Line::Session(l), true, Some(first)) = (&mut line, part > 0, &self.session) {
                 l.started = Some(Time::new(clock, first.at));
             }
-            push(&mut self.buffer, &line, &mut self.seq);
+            push(&mut self.buffer, &line, &mut self.clock, &mut self.seq);
         }
     }
 
@@ -341,7 +341,7 @@ impl Recorder {
         };
         let cx = LineContext { seq: self.seq, clock, socket: None, redacted: false, part: self.part };
         let line = Line::Socket(Box::new(SocketLine::whole(socket, at, cx)));
-        push(&mut self.buffer, &line, &mut self.seq);
+        push(&mut self.buffer, &line, &mut self.clock, &mut self.seq);
     }
 
     fn over_backlog(&mut self) -> bool {
@@ -402,7 +402,7 @@ impl Recorder {
             let cx = LineContext { seq, clock: &clock, socket: None, redacted: false, part: self.part };
             let mut last = Vec::new();
             if let Some(line) = Line::new(&event, cx) {
-                push(&mut last, &line, &mut seq);
+                push(&mut last, &line, &mut self.clock, &mut seq);
             }
             // No room even for this line: the recording then simply ends, and its reader says so.
             let _ = sink.take(&mut last);
@@ -412,9 +412,9 @@ impl Recorder {
     }
 }
 
-fn push(buffer: &mut Vec<u8>, line: &Line<'_>, seq: &mut u64) {
+fn push(buffer: &mut Vec<u8>, line: &Line<'_>, clock: &mut Clock, seq: &mut u64) {
     let start = buffer.len();
-    match serde_json::to_writer(&mut *buffer, line) {
+    match hot::line(buffer, line, clock) {
         Ok(()) => {
             buffer.push(b'\n');
             *seq += 1;
