@@ -1,20 +1,21 @@
-//! One pass over the descriptors of the targets, one dump per network namespace, joined by inode.
+//! One pass over the descriptors of the targets, one dump per network namespace, joined.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::dump::{self, Dumped, Namespace};
+use super::owners::Owners;
 use super::scan::{self, Found};
+use super::walk::{self, Walked};
 use crate::attribute::limits::{Limits, getfd_refused};
 use crate::attribute::procfs;
-use crate::attribute::sysctl::{self, Sysctls};
-use crate::attribute::{Known, Names, TargetSpec, look, targets};
+use crate::attribute::{Known, Names, TargetSpec, targets};
 use crate::model::{Direction, Keepalive, Mono, Owner, TcpState};
 use crate::source::diag::{Diag, DiagSocket, NetNs, Query, States, destination_filter};
 
@@ -43,33 +44,18 @@ impl Row {
 /// by a program.
 const MAX_KEEPALIVE: usize = 5_000;
 
-/// A descriptor that is a socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Held {
-    inode: u32,
-    /// Index into `processes`.
-    process: u32,
-    fd: i32,
-}
-
-/// Sockets that go from the dump to the output at once, and how many such parts may wait: 2 MiB.
-const PART: usize = 1_024;
-const PARTS: usize = 4;
-
-struct Process {
-    pid: u32,
-    comm: Arc<str>,
-    pidfd: Option<OwnedFd>,
-    no_getfd: Option<Errno>,
-}
+/// Parts that may wait to become rows: 1 MiB; while the owners are still to come, 6 MiB.
+const PARTS: usize = 16;
+const PARTS_BEFORE_OWNERS: usize = 96;
 
 pub struct Collector {
     all: bool,
     names: Names,
     now: Mono,
-    processes: Vec<Process>,
-    /// By inode.
-    owners: Vec<Held>,
+    pids: Vec<u32>,
+    owners: Owners,
+    /// Will tell the owners, if /proc does not.
+    walk: Option<JoinHandle<anyhow::Result<Walked>>>,
     namespaces: BTreeMap<u32, NetNs>,
     read_keepalive: bool,
     limits: Limits,
@@ -78,16 +64,19 @@ pub struct Collector {
 }
 
 impl Collector {
-    /// Reads the descriptors of all targets. `with_owners: false` leaves that out where it can be (`--all`).
+    /// Reads the descriptors of all targets, or has begun to. `with_owners: false` leaves that out where it can be
+    /// (`--all`).
     pub fn new(spec: &TargetSpec, cgroup: Option<&Path>, names: Names, now: Mono, with_owners: bool) -> Self {
+        let walk = if spec.all && with_owners { walk::begin() } else { None };
         let mut this = Self {
             all: spec.all,
             names,
             now,
-            processes: Vec::new(),
-            owners: Vec::new(),
+            pids: targets::discover(spec, cgroup, &BTreeSet::new()).into_iter().collect(),
+            owners: Owners::default(),
+            walk,
             namespaces: BTreeMap::new(),
-            read_keepalive: true,
+            read_keepalive: false,
             limits: Limits::default(),
             notes: Vec::new(),
             malformed: 0,
@@ -97,24 +86,26 @@ impl Collector {
         {
             this.namespaces.insert(own.inode(), own);
         }
-        let scan = with_owners || !spec.all;
-        let pids: Vec<u32> = targets::discover(spec, cgroup, &BTreeSet::new()).into_iter().collect();
-        for found in scan::read(&pids, scan) {
-            this.add(found);
+        if this.walk.is_some() {
+            // The dump of our own namespace begins at once, and the others are looked for beside it.
+            return this;
         }
-        this.owners.sort_unstable();
-        let sockets = this.owners.chunk_by(|a, b| a.inode == b.inode).count();
-        this.read_keepalive = scan && sockets <= MAX_KEEPALIVE;
-        if scan && !this.read_keepalive {
-            this.notes.push(format!(
-                "keepalive was not read, as the targets hold {sockets} sockets; narrow the target (at most \
-                 {MAX_KEEPALIVE})"
-            ));
-        }
-        if this.read_keepalive {
-            this.find_foreign_namespaces();
+        let descriptors = with_owners || !spec.all;
+        this.scan(descriptors);
+        if descriptors {
+            this.owners_known();
+            if this.read_keepalive {
+                this.find_foreign_namespaces();
+            }
         }
         this
+    }
+
+    /// Reads /proc of all targets: their network namespaces, and their descriptors if wanted.
+    fn scan(&mut self, descriptors: bool) {
+        for found in scan::read(&self.pids, descriptors) {
+            self.add(found);
+        }
     }
 
     fn add(&mut self, Found { pid, netns, sockets }: Found) {
@@ -134,30 +125,67 @@ impl Collector {
         if sockets.is_empty() {
             return;
         }
-        let process = self.processes.len() as u32;
-        let comm = procfs::comm(pid).unwrap_or_default().into();
-        self.processes.push(Process { pid, comm, pidfd: None, no_getfd: None });
-        for s in sockets {
-            if let Ok(inode) = u32::try_from(s.inode) {
-                self.owners.push(Held { inode, process, fd: s.fd });
-            }
+        self.owners.process(pid, procfs::comm(pid).unwrap_or_default().into());
+        sockets.into_iter().for_each(|s| self.owners.add_inode(s));
+    }
+
+    /// After the last owner was added.
+    fn owners_known(&mut self) {
+        self.owners.sort();
+        let sockets = self.owners.sockets();
+        self.read_keepalive = sockets <= MAX_KEEPALIVE;
+        if !self.read_keepalive {
+            self.notes.push(format!(
+                "keepalive was not read, as the targets hold {sockets} sockets; narrow the target (at most \
+                 {MAX_KEEPALIVE})"
+            ));
         }
     }
 
-    /// Who holds the socket with this inode; 0 is a socket that nobody holds.
-    fn holders(&self, inode: u32) -> &[Held] {
-        if inode == 0 {
-            return &[];
+    /// Asks for the dump of every namespace as it becomes known. Where a walk tells the owners, waits for it; where that
+    /// fails, /proc is read after all.
+    fn await_owners(&mut self, wanted: mpsc::Sender<NetNs>) {
+        let mut asked = BTreeSet::new();
+        let mut ask = |known: &BTreeMap<u32, NetNs>| {
+            for netns in known.values().filter(|n| asked.insert(n.inode())) {
+                // The dump has ended with an error, which it tells.
+                let _ = wanted.send(netns.clone());
+            }
+        };
+        ask(&self.namespaces);
+        let Some(walk) = self.walk.take() else { return };
+        self.scan(false);
+        ask(&self.namespaces);
+        match walk::end(walk) {
+            Some(walked) => self.take(walked),
+            None => {
+                self.limits.no_netns = 0;
+                self.scan(true);
+            }
         }
-        let from = self.owners.partition_point(|h| h.inode < inode);
-        let count = self.owners[from..].iter().take_while(|h| h.inode == inode).count();
-        &self.owners[from..from + count]
+        self.owners_known();
+        ask(&self.namespaces);
+    }
+
+    fn take(&mut self, walked: Walked) {
+        self.owners = walked.owners;
+        for found in scan::read(&walked.mptcp.into_iter().collect::<Vec<_>>(), true) {
+            self.add(found);
+        }
+        self.owners.sort();
+        for (inode, cookie) in walked.namespaces {
+            if !self.namespaces.contains_key(&inode)
+                && let Some(netns) = self.owners.netns_of_cookie(cookie)
+            {
+                self.namespaces.insert(netns.inode(), netns);
+            }
+        }
     }
 
     /// Sockets passed into a process from another namespace than its own: found by asking the socket. Only needed
     /// for what the namespaces of the processes do not have.
     fn find_foreign_namespaces(&mut self) {
-        let mut left: HashSet<u32> = self.owners.iter().map(|h| h.inode).collect();
+        let mut left = self.owners.inodes();
         for netns in self.namespaces.values() {
             let query = Query { states: States::ALL, info: false, filter: &[] };
             if let Ok(mut diag) = Diag::open(netns) {
@@ -167,95 +195,44 @@ impl Collector {
             }
         }
         for inode in left {
-            let Some(Held { process, fd, .. }) = self.holders(inode).first().copied() else { continue };
-            let Ok(dup) = self.duplicate(process, fd) else { continue };
-            if look::look(dup.as_fd()).is_some()
-                && let Ok(netns) = NetNs::of_socket(dup.as_fd())
-            {
+            if let Some(netns) = self.owners.netns_of_inode(inode) {
                 self.namespaces.entry(netns.inode()).or_insert(netns);
             }
         }
     }
 
-    fn duplicate(&mut self, index: u32, fd: i32) -> Result<OwnedFd, Errno> {
-        let p = &mut self.processes[index as usize];
-        if let Some(e) = p.no_getfd {
-            return Err(e);
-        }
-        let result = match &p.pidfd {
-            Some(pidfd) => look::duplicate(pidfd, fd),
-            None => {
-                let pid = i32::try_from(p.pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
-                let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-                let dup = look::duplicate(&pidfd, fd);
-                p.pidfd = Some(pidfd);
-                dup
-            }
-        };
-        if let Err(e) = result
-            && !matches!(e, Errno::BADF | Errno::SRCH)
-        {
-            p.no_getfd = Some(e);
-        }
-        result
-    }
-
     /// Hands every socket to `each`, one namespace after the other.
     pub fn each(&mut self, each: &mut dyn FnMut(&Row) -> io::Result<()>) -> io::Result<()> {
-        let namespaces: Vec<NetNs> = self.namespaces.values().cloned().collect();
-        for netns in namespaces {
-            match Diag::open(&netns) {
-                Ok(diag) => self.namespace(&netns, diag, each)?,
-                Err(e) => {
-                    self.limits.closed_namespaces.push(format!("cannot enter network namespace {}: {e}", netns.inode()))
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn namespace(
-        &mut self,
-        netns: &NetNs,
-        mut diag: Diag,
-        each: &mut dyn FnMut(&Row) -> io::Result<()>,
-    ) -> io::Result<()> {
-        let sysctls =
-            sysctl::Files::open(netns, &sysctl::FORECAST).map(|f| Sysctls::from_map(&f.read())).unwrap_or_default();
-        let mut listening = HashSet::new();
-        let listeners = Query { states: States::of(&[TcpState::Listen]), info: false, filter: &[] };
-        diag.dump(&listeners, |s| listening.extend([s.flow.local.port()]))?;
         let filter = destination_filter(&self.names.prefixes());
-        // The kernel fills its answers on one processor while the rows are made on another.
-        let (parts, received) = std::sync::mpsc::sync_channel(PARTS);
+        let waiting = if self.walk.is_some() { PARTS_BEFORE_OWNERS } else { PARTS };
+        let (parts, received) = mpsc::sync_channel(waiting);
+        let (wanted, namespaces) = mpsc::channel();
         let (dumped, written) = std::thread::scope(|scope| {
-            let dump = scope.spawn(|| {
-                let mut part = Vec::with_capacity(PART);
-                let result = diag.dump(&Query { filter: &filter, ..Query::default() }, |socket| {
-                    part.push(socket);
-                    if part.len() == PART {
-                        // Nobody listens after an error in writing.
-                        let _ = parts.send(std::mem::replace(&mut part, Vec::with_capacity(PART)));
-                    }
-                });
-                let _ = parts.send(part);
-                drop(parts);
-                result
-            });
-            let mut sockets = received.iter().flatten();
-            let written = sockets.try_for_each(|socket| {
-                let row = self.row(socket, netns.inode(), &listening, &sysctls);
-                row.map_or(Ok(()), |row| each(&row))
+            let dump = scope.spawn(|| dump::dump(namespaces, &filter, parts));
+            self.await_owners(wanted);
+            let mut namespace = Namespace::default();
+            let written = received.iter().try_for_each(|dumped| match dumped {
+                Dumped::Namespace(next) => {
+                    namespace = next;
+                    Ok(())
+                }
+                Dumped::Closed(why) => {
+                    self.limits.closed_namespaces.push(why);
+                    Ok(())
+                }
+                Dumped::Sockets(part) => {
+                    part.into_iter().filter_map(|socket| self.row(socket, &namespace)).try_for_each(|row| each(&row))
+                }
             });
             drop(received);
             (dump.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), written)
         });
-        self.malformed += diag.malformed();
-        dumped.and(written)
+        self.malformed += dumped?;
+        written
     }
 
-    fn row(&mut self, socket: DiagSocket, netns: u32, listening: &HashSet<u16>, sysctls: &Sysctls) -> Option<Row> {
-        let held = self.holders(socket.inode);
+    fn row(&mut self, socket: DiagSocket, namespace: &Namespace) -> Option<Row> {
+        let held = self.owners.of(&socket);
         if held.is_empty() && !self.all {
             return None;
         }
@@ -263,40 +240,29 @@ impl Collector {
             return None;
         }
         let first = held.first().copied();
-        let owner = |h: &Held| {
-            let p = &self.processes[h.process as usize];
-            Owner { pid: p.pid, comm: p.comm.clone(), fd: Some(h.fd), program: None }
-        };
-        let mut owners: Vec<Owner> = held.iter().map(owner).collect();
+        let mut owners: Vec<Owner> = held.iter().map(|h| self.owners.owner(h)).collect();
         owners.sort_unstable();
-        let keepalive = match first {
-            Some(h) if self.read_keepalive => self.keepalive(h.process, h.fd, &socket),
-            _ => None,
-        };
+        let keepalive = first.filter(|_| self.read_keepalive).and_then(|h| self.owners.keepalive(h, &socket));
         let connected = !matches!(socket.state, TcpState::Listen | TcpState::Close | TcpState::BoundInactive);
         let direction = connected.then(|| {
-            if listening.contains(&socket.flow.local.port()) { Direction::Incoming } else { Direction::Outgoing }
+            if namespace.listening.contains(&socket.flow.local.port()) {
+                Direction::Incoming
+            } else {
+                Direction::Outgoing
+            }
         });
         let mut known = Known::new(socket.id);
         known.keepalive = keepalive;
         known.orphan = socket.is_orphan();
-        let gives_up_in = known.gives_up_in(socket.state, &socket.tcp, sysctls, self.now);
+        let gives_up_in = known.gives_up_in(socket.state, &socket.tcp, &namespace.sysctls, self.now);
         let remote_name = self.names.name_of(socket.flow.remote);
-        Some(Row { socket, netns, owners, direction, keepalive, remote_name, gives_up_in })
-    }
-
-    fn keepalive(&mut self, index: u32, fd: i32, socket: &DiagSocket) -> Option<Keepalive> {
-        let dup = self.duplicate(index, fd).ok()?;
-        // The number may mean another file by now; an MPTCP socket's own cookie is not its subflow's.
-        (socket.mptcp || look::cookie(dup.as_fd()) == Some(socket.id)).then(|| look::keepalive(dup.as_fd()))?
+        Some(Row { socket, netns: namespace.inode, owners, direction, keepalive, remote_name, gives_up_in })
     }
 
     /// What could not be seen, each with its remedy.
     pub fn limits(&mut self) -> Vec<String> {
-        for p in &self.processes {
-            if let Some(e) = p.no_getfd {
-                *self.limits.no_getfd.entry(getfd_refused(e)).or_default() += 1;
-            }
+        for e in self.owners.refusals() {
+            *self.limits.no_getfd.entry(getfd_refused(e)).or_default() += 1;
         }
         let mut out = self.limits.sentences();
         out.append(&mut self.notes);

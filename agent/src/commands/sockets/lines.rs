@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 use std::io::{self, Write};
+use std::sync::mpsc::{self, Receiver, Sender, SyncSender};
+use std::thread::JoinHandle;
 
 use super::collect::Row;
 use crate::model::{Event, EventKind, Finding, Mono, WallClock};
@@ -11,11 +13,16 @@ use crate::view::schema::{
 
 /// Written at once.
 const PART: usize = 256 * 1024;
+/// Parts that may wait for a slow reader.
+const PARTS: usize = 2;
 
-/// Collects lines and writes them in large parts: the JSON of a line is made of dozens of tiny pieces.
-pub struct Writer<W> {
-    out: W,
+/// Collects lines and writes them in large parts, on a thread of its own: a file takes as long to write as the lines to
+/// make.
+pub struct Writer {
     buffer: Vec<u8>,
+    full: Option<SyncSender<Vec<u8>>>,
+    empty: Receiver<Vec<u8>>,
+    thread: Option<JoinHandle<io::Result<()>>>,
     seq: u64,
     time: Time,
     clock: WallClock,
@@ -23,10 +30,22 @@ pub struct Writer<W> {
     now: Mono,
 }
 
-impl<W: Write> Writer<W> {
-    pub fn new(out: W, clock: WallClock, now: Mono) -> Self {
-        let (buffer, text) = (Vec::with_capacity(PART + 4096), Clock::default());
-        Self { out, buffer, seq: 0, time: Time::new(&clock, now), clock, text, now }
+impl Writer {
+    pub fn new(out: impl Write + Send + 'static, clock: WallClock, now: Mono) -> Self {
+        let (full, parts) = mpsc::sync_channel(PARTS);
+        let (back, empty) = mpsc::channel();
+        let thread = std::thread::spawn(move || write_all(out, parts, back));
+        Self {
+            buffer: Vec::with_capacity(PART + 4096),
+            full: Some(full),
+            empty,
+            thread: Some(thread),
+            seq: 0,
+            time: Time::new(&clock, now),
+            clock,
+            text: Clock::default(),
+            now,
+        }
     }
 
     pub fn write(&mut self, row: &Row) -> io::Result<()> {
@@ -45,14 +64,45 @@ impl<W: Write> Writer<W> {
     fn end_line(&mut self) -> io::Result<()> {
         self.seq += 1;
         self.buffer.push(b'\n');
-        if self.buffer.len() >= PART { self.flush() } else { Ok(()) }
+        if self.buffer.len() >= PART { self.send() } else { Ok(()) }
     }
 
-    pub fn flush(&mut self) -> io::Result<()> {
-        self.out.write_all(&self.buffer)?;
-        self.buffer.clear();
-        self.out.flush()
+    fn send(&mut self) -> io::Result<()> {
+        let next = self.empty.try_recv().unwrap_or_else(|_| Vec::with_capacity(PART + 4096));
+        let part = std::mem::replace(&mut self.buffer, next);
+        match &self.full {
+            Some(full) if full.send(part).is_ok() => Ok(()),
+            _ => self.join(),
+        }
     }
+
+    /// Writes the rest.
+    ///
+    /// # Errors
+    /// Here or from an earlier call: what writing failed with, once.
+    pub fn finish(&mut self) -> io::Result<()> {
+        self.send()?;
+        self.join()
+    }
+
+    fn join(&mut self) -> io::Result<()> {
+        self.full = None;
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(result)) => result,
+            Some(Err(panic)) => std::panic::resume_unwind(panic),
+            None => Ok(()),
+        }
+    }
+}
+
+fn write_all(mut out: impl Write, parts: Receiver<Vec<u8>>, back: Sender<Vec<u8>>) -> io::Result<()> {
+    for mut part in parts {
+        out.write_all(&part)?;
+        part.clear();
+        // Nobody needs it any more.
+        let _ = back.send(part);
+    }
+    out.flush()
 }
 
 fn line(seq: u64, time: Time, row: &Row) -> SocketLine<'_> {

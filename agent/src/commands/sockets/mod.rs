@@ -2,9 +2,12 @@
 
 mod causes;
 mod collect;
+mod dump;
 mod lines;
+mod owners;
 mod scan;
 mod table;
+mod walk;
 mod wrong;
 
 use std::io::{self, BufWriter, Write};
@@ -27,16 +30,15 @@ pub fn run(args: SocketsArgs) -> Result<u8> {
     let names = Names::resolved(destinations, now).map_err(anyhow::Error::msg)?;
     let mut collector = Collector::new(&spec, cgroup.as_deref(), names, now, !args.no_owners);
     let mut causes = Causes::new(now);
-    let out = io::stdout().lock();
     let written = if args.json {
-        let mut writer = lines::Writer::new(out, WallClock::read(), now);
+        let mut writer = lines::Writer::new(io::stdout(), WallClock::read(), now);
         let collected = collector.each(&mut |row| {
             causes.take(row);
             writer.write(row)
         });
         collected
             .and_then(|()| causes.findings().iter().try_for_each(|f| writer.finding(f)))
-            .and_then(|()| writer.flush())
+            .and_then(|()| writer.finish())
     } else {
         let mut rows = Vec::new();
         let collected = collector.each(&mut |row| {
@@ -44,7 +46,7 @@ pub fn run(args: SocketsArgs) -> Result<u8> {
             rows.push(row.clone());
             Ok(())
         });
-        let mut out = BufWriter::new(out);
+        let mut out = BufWriter::new(io::stdout().lock());
         collected
             .and_then(|()| table::print(&mut out, rows))
             .and_then(|()| table::causes(&mut out, &causes.findings()))

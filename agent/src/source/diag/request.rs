@@ -30,6 +30,12 @@ impl States {
         Self(states.iter().fold(0, |bits, s| bits | 1 << s.kernel()))
     }
 
+    /// All but sockets that are bound and nothing else, which only kernels since 6.8 show, and by a walk over all bound
+    /// sockets.
+    pub fn with_peer() -> Self {
+        Self(!Self::of(&[TcpState::BoundInactive]).0)
+    }
+
     /// Connections: all but listeners, TIME_WAIT and bound-only sockets.
     pub fn connections() -> Self {
         let no = Self::of(&[TcpState::Listen, TcpState::TimeWait, TcpState::Close, TcpState::BoundInactive]);

@@ -39,28 +39,46 @@ pub struct Iterators {
 impl Iterators {
     /// Reads the kernel's BTF and creates the maps.
     pub fn load() -> anyhow::Result<Self> {
+        Self::sized(MAX_SET)
+    }
+
+    /// As [`Self::load`], for lists only: nothing can be [`Self::set`].
+    pub fn load_lists() -> anyhow::Result<Self> {
+        Self::sized(1)
+    }
+
+    fn sized(max_set: usize) -> anyhow::Result<Self> {
         // Each takes as long as the other, and neither needs the other's result.
         let loader = super::load::begin();
         let types = KernelTypes::resolve()?;
         let loader = loader.join().map_err(|_| anyhow!("the thread that prepares the loader panicked"))?;
-        Self::with(loader, &types)
+        Self::with(loader, &types, max_set)
     }
 
     /// As [`Self::load`], with types resolved already.
     pub fn with_types(types: &KernelTypes) -> anyhow::Result<Self> {
-        Self::with(super::load::loader(), types)
+        Self::with(super::load::loader(), types, MAX_SET)
     }
 
-    fn with(loader: EbpfLoader<'_>, types: &KernelTypes) -> anyhow::Result<Self> {
+    fn with(loader: EbpfLoader<'_>, types: &KernelTypes, max_set: usize) -> anyhow::Result<Self> {
         let globals = Globals::with_types(types);
-        let ebpf = object::configure(loader, &globals).load(OBJECT).map_err(explain)?;
+        let mut loader = object::configure(loader, &globals);
+        loader.map_max_entries("ITER_SET", max_set as u32);
+        let ebpf = loader.load(OBJECT).map_err(explain)?;
         Ok(Self { ebpf, btf: types.aya()?, filled: Vec::new() })
     }
 
     /// Who holds which TCP or MPTCP socket: every thread group, every network namespace.
     pub fn files(&mut self) -> anyhow::Result<Vec<FileRow>> {
+        let mut all = Vec::new();
+        self.each_file(|row| all.push(*row))?;
+        Ok(all)
+    }
+
+    /// As [`Self::files`], one by one; the descriptors of a process come together.
+    pub fn each_file(&mut self, each: impl FnMut(&FileRow)) -> anyhow::Result<()> {
         let mut file = self.open("list_files", "task_file", None)?;
-        rows(&mut file).context("cannot read iter/task_file")
+        each_row(&mut file, each).context("cannot read iter/task_file")
     }
 
     /// As [`Self::files`] for a few processes only: the kernel walks their descriptors and nobody else's. Before Linux
@@ -167,6 +185,12 @@ impl Row for FileRow {}
 
 fn rows<T: Row>(from: &mut impl Read) -> io::Result<Vec<T>> {
     let mut out = Vec::new();
+    each_row(from, |row| out.push(*row))?;
+    Ok(out)
+}
+
+fn each_row<T: Row>(from: &mut impl Read, mut each: impl FnMut(&T)) -> io::Result<()> {
+    let mut count = 0;
     let mut buffer = vec![0u8; READ_BYTES];
     let mut filled = 0;
     loop {
@@ -182,18 +206,19 @@ fn rows<T: Row>(from: &mut impl Read) -> io::Result<Vec<T>> {
         let whole = filled - filled % size_of::<T>();
         for chunk in buffer[..whole].chunks_exact(size_of::<T>()) {
             // SAFETY: the chunk has the size of T; any bytes are a T; read_unaligned asks for no alignment.
-            out.push(unsafe { chunk.as_ptr().cast::<T>().read_unaligned() });
+            each(&unsafe { chunk.as_ptr().cast::<T>().read_unaligned() });
+            count += 1;
         }
         buffer.copy_within(whole..filled, 0);
         filled -= whole;
-        if out.len() > MAX_ROWS {
+        if count > MAX_ROWS {
             return Err(io::Error::other("more sockets than can be taken in"));
         }
     }
     if filled != 0 {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the iterator ended within a row"));
     }
-    Ok(out)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -145,7 +145,7 @@ pub fn facts(want_btf: bool) -> (Facts, Option<KernelTypes>, Option<PathBuf>) {
 }
 
 /// CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN, which stands for both (and for all before 5.8).
-fn privileged() -> bool {
+pub fn privileged() -> bool {
     use caps::{CapSet, Capability, has_cap};
     let has = |c| has_cap(None, CapSet::Effective, c).unwrap_or(false);
     has(Capability::CAP_SYS_ADMIN) || (has(Capability::CAP_BPF) && has(Capability::CAP_PERFMON))

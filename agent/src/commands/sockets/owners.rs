@@ -1,0 +1,148 @@
+//! Which process holds which socket, and its options read through a descriptor of theirs.
+
+use std::collections::HashSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::attribute::look;
+use crate::attribute::procfs::SocketFd;
+use crate::model::{Keepalive, Owner};
+use crate::source::diag::{DiagSocket, NetNs};
+
+/// A descriptor that is a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Held {
+    /// Cookie or inode number of the socket.
+    key: u64,
+    /// Index into `processes`.
+    process: u32,
+    fd: i32,
+}
+
+struct Process {
+    pid: u32,
+    comm: Arc<str>,
+    pidfd: Option<OwnedFd>,
+    no_getfd: Option<Errno>,
+}
+
+/// The descriptors of many processes. To be sorted after the last was added.
+#[derive(Default)]
+pub struct Owners {
+    processes: Vec<Process>,
+    by_cookie: Vec<Held>,
+    by_inode: Vec<Held>,
+}
+
+impl Owners {
+    /// The process that the sockets added next belong to.
+    pub fn process(&mut self, pid: u32, comm: Arc<str>) {
+        self.processes.push(Process { pid, comm, pidfd: None, no_getfd: None });
+    }
+
+    /// The pid last given to [`Self::process`].
+    pub fn last_pid(&self) -> Option<u32> {
+        self.processes.last().map(|p| p.pid)
+    }
+
+    pub fn add_cookie(&mut self, cookie: u64, fd: i32) {
+        let process = self.processes.len().saturating_sub(1) as u32;
+        self.by_cookie.push(Held { key: cookie, process, fd });
+    }
+
+    pub fn add_inode(&mut self, s: SocketFd) {
+        let process = self.processes.len().saturating_sub(1) as u32;
+        self.by_inode.push(Held { key: s.inode, process, fd: s.fd });
+    }
+
+    pub fn sort(&mut self) {
+        self.by_cookie.sort_unstable();
+        self.by_inode.sort_unstable();
+    }
+
+    /// Sockets, each counted once; of every kind, where descriptors were read from /proc.
+    pub fn sockets(&self) -> usize {
+        [&self.by_cookie, &self.by_inode].map(|all| all.chunk_by(|a, b| a.key == b.key).count()).iter().sum()
+    }
+
+    /// Who holds this socket. Subflows of MPTCP have the inode of the socket that is held, and a cookie of their own.
+    pub fn of(&self, socket: &DiagSocket) -> &[Held] {
+        match find(&self.by_cookie, socket.id.0) {
+            // Nobody holds a socket without inode.
+            [] if socket.inode != 0 => find(&self.by_inode, socket.inode.into()),
+            held => held,
+        }
+    }
+
+    pub fn owner(&self, held: &Held) -> Owner {
+        let p = &self.processes[held.process as usize];
+        Owner { pid: p.pid, comm: p.comm.clone(), fd: Some(held.fd), program: None }
+    }
+
+    /// The inode numbers of all sockets that are known by theirs.
+    pub fn inodes(&self) -> HashSet<u32> {
+        self.by_inode.iter().filter_map(|h| u32::try_from(h.key).ok()).collect()
+    }
+
+    /// The network namespace of a TCP socket with this inode, asked of the socket itself.
+    pub fn netns_of_inode(&mut self, inode: u32) -> Option<NetNs> {
+        let held = *find(&self.by_inode, inode.into()).first()?;
+        self.netns_of(held)
+    }
+
+    /// The same for a socket with this cookie.
+    pub fn netns_of_cookie(&mut self, cookie: u64) -> Option<NetNs> {
+        let held = *find(&self.by_cookie, cookie).first()?;
+        self.netns_of(held)
+    }
+
+    fn netns_of(&mut self, held: Held) -> Option<NetNs> {
+        let dup = self.duplicate(held).ok()?;
+        look::look(dup.as_fd())?;
+        NetNs::of_socket(dup.as_fd()).ok()
+    }
+
+    /// The options of `socket`; `None` where its holder does not let them be read.
+    pub fn keepalive(&mut self, held: Held, socket: &DiagSocket) -> Option<Keepalive> {
+        let dup = self.duplicate(held).ok()?;
+        // The number may mean another file by now; an MPTCP socket's own cookie is not its subflow's.
+        (socket.mptcp || look::cookie(dup.as_fd()) == Some(socket.id)).then(|| look::keepalive(dup.as_fd()))?
+    }
+
+    fn duplicate(&mut self, held: Held) -> Result<OwnedFd, Errno> {
+        let p = &mut self.processes[held.process as usize];
+        if let Some(e) = p.no_getfd {
+            return Err(e);
+        }
+        let result = match &p.pidfd {
+            Some(pidfd) => look::duplicate(pidfd, held.fd),
+            None => {
+                let pid = i32::try_from(p.pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
+                let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+                let dup = look::duplicate(&pidfd, held.fd);
+                p.pidfd = Some(pidfd);
+                dup
+            }
+        };
+        if let Err(e) = result
+            && !matches!(e, Errno::BADF | Errno::SRCH)
+        {
+            p.no_getfd = Some(e);
+        }
+        result
+    }
+
+    /// Why descriptors could not be duplicated, once per process.
+    pub fn refusals(&self) -> impl Iterator<Item = Errno> {
+        self.processes.iter().filter_map(|p| p.no_getfd)
+    }
+}
+
+fn find(sorted: &[Held], key: u64) -> &[Held] {
+    let from = sorted.partition_point(|h| h.key < key);
+    let count = sorted[from..].iter().take_while(|h| h.key == key).count();
+    &sorted[from..from + count]
+}
