@@ -44,7 +44,7 @@ impl Row {
 /// by a program.
 const MAX_KEEPALIVE: usize = 5_000;
 
-/// Parts that may wait to become rows: 1 MiB; while the owners are still to come, 6 MiB.
+/// Parts that may wait to become rows: 1.4 MiB; while the owners are still to come, 8 MiB.
 const PARTS: usize = 16;
 const PARTS_BEFORE_OWNERS: usize = 96;
 

@@ -4,9 +4,18 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+/// The agent never leaves its own for good: asked once.
+fn own_inode() -> io::Result<u32> {
+    static OWN: OnceLock<u32> = OnceLock::new();
+    match OWN.get() {
+        Some(inode) => Ok(*inode),
+        None => inode_of(&File::open("/proc/self/ns/net")?).map(|inode| *OWN.get_or_init(|| inode)),
+    }
+}
 
 /// A network namespace, held open: it lives on when its last process exits.
 #[derive(Clone, Debug)]
@@ -33,7 +42,7 @@ impl NetNs {
     pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
         let file = File::from(fd);
         let inode = inode_of(&file)?;
-        Ok(Self { file: Arc::new(file), inode, own: inode == inode_of(&File::open("/proc/self/ns/net")?)? })
+        Ok(Self { file: Arc::new(file), inode, own: inode == own_inode()? })
     }
 
     /// That of a socket (SIOCGSKNS), which may be another than its process's; needs CAP_NET_ADMIN there.
