@@ -44,9 +44,9 @@ impl Row {
 /// by a program.
 const MAX_KEEPALIVE: usize = 5_000;
 
-/// Parts that may wait to become rows: 1.4 MiB; while the owners are still to come, 8 MiB.
+/// Parts that may wait to become rows: 1 MiB; while the owners are still to come, 10 MiB.
 const PARTS: usize = 16;
-const PARTS_BEFORE_OWNERS: usize = 96;
+const PARTS_BEFORE_OWNERS: usize = 200;
 
 pub struct Collector {
     all: bool,
@@ -221,7 +221,7 @@ impl Collector {
                     Ok(())
                 }
                 Dumped::Sockets(part) => {
-                    part.into_iter().filter_map(|socket| self.row(socket, &namespace)).try_for_each(|row| each(&row))
+                    part.iter().filter_map(|packed| self.row(packed.into(), &namespace)).try_for_each(|row| each(&row))
                 }
             });
             drop(received);

@@ -5,17 +5,18 @@ use std::collections::HashSet;
 use std::io;
 use std::sync::mpsc::{Receiver, SyncSender};
 
+use super::packed::Packed;
 use crate::attribute::sysctl::{self, Sysctls};
 use crate::model::TcpState;
-use crate::source::diag::{Diag, DiagSocket, NetNs, Query, States};
+use crate::source::diag::{Diag, NetNs, Query, States};
 
-/// Sockets that are handed over at once: 64 KiB, less than what the allocator asks the kernel for each time.
+/// Sockets that are handed over at once: 50 KiB, less than what the allocator asks the kernel for each time.
 pub const PART: usize = 256;
 
 /// What comes out, in this order: a namespace, its sockets, the next namespace.
 pub enum Dumped {
     Namespace(Namespace),
-    Sockets(Vec<DiagSocket>),
+    Sockets(Vec<Packed>),
     /// A namespace that cannot be entered: why.
     Closed(String),
 }
@@ -50,7 +51,7 @@ pub fn dump(namespaces: Receiver<NetNs>, filter: &[u8], to: SyncSender<Dumped>) 
         let _ = to.send(Dumped::Namespace(Namespace { inode: netns.inode(), sysctls, listening }));
         let mut part = Vec::with_capacity(PART);
         diag.dump(&Query { filter, states: States::with_peer(), ..Query::default() }, |socket| {
-            part.push(socket);
+            part.push(Packed::from(&socket));
             if part.len() == PART {
                 // Nobody listens after an error in writing.
                 let _ = to.send(Dumped::Sockets(std::mem::replace(&mut part, Vec::with_capacity(PART))));

@@ -5,6 +5,7 @@ mod collect;
 mod dump;
 mod lines;
 mod owners;
+mod packed;
 mod scan;
 mod table;
 mod walk;
