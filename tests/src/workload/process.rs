@@ -108,6 +108,18 @@ fn obey(adopted: &[RawFd]) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Opens that many files, until the process ends.
+fn many_files(n: u64) -> io::Result<Value> {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let wanted = n + 1_000;
+    let maximum = getrlimit(Resource::Nofile).maximum.map(|hard| hard.max(wanted));
+    setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum })?;
+    for _ in 0..n {
+        std::mem::forget(std::fs::File::open("/dev/null")?);
+    }
+    Ok(json!({}))
+}
+
 fn number<T: std::str::FromStr>(word: &str) -> io::Result<T> {
     word.parse().map_err(|_| io::Error::other(format!("'{word}' cannot be read")))
 }
@@ -121,6 +133,7 @@ impl Process {
                 sock::reconnect(&*self.table.stream(number(id)?)?, number(to)?).map(|()| json!({}))
             }
             ["pool", to, n] => self.pool(number(to)?, number(n)?),
+            ["files", n] => many_files(number(n)?),
             ["tap"] => self.tap(),
             ["serve", at, how] => self.listen(number(at)?, number(how)?),
             ["send", id, bytes] => self.send(number(id)?, number(bytes)?),

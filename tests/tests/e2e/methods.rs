@@ -45,6 +45,13 @@ fn mptcp() {
         let traced = keepalive(peer.pid(), state.path(), &["--method", "ptrace"]);
         assert_eq!(traced.all(&json!({"result": "failed", "error": {"$has": "use --method pidfd"}})).len(), 2);
     }
+    // Its subflow's owner is found in both ways that there are to find owners.
+    let other = Workload::start(&lab.server);
+    for command in ["files 1", "files 10500"] {
+        other.call(command);
+        let run = Builder::new(["sockets", "--all", "--json"]).ns(&lab.client).run();
+        run.one(&json!({"local": c["local"], "mptcp": true, "owners": [{"pid": peer.pid()}]}));
+    }
     let host = c["remote"].as_str().unwrap();
     let close = Builder::new(["close", "--json", "--yes", "--dst", host, "--pid", &peer.pid().to_string()]).run();
     one(&close, "failed", json!({"$has": "MPTCP socket"}));

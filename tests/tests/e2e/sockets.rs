@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use agent_tests::lab::Way;
 use agent_tests::mounts::Sys;
-use agent_tests::runner::Builder;
+use agent_tests::runner::{Builder, Run, binary};
 use agent_tests::workload::Workload;
 use serde_json::json;
 
@@ -65,6 +65,55 @@ fn without_btf_and_tracefs() {
     let run = Builder::new(["sockets", "--json", "--pid", &pids[0], "--pid", &pids[1]]).sys(Sys::NoTracefsNoBtf).run();
     run.one(&json!({"socket": c.cookie, "owners": [{"pid": s.client.pid()}]}));
     run.one(&json!({"socket": d.cookie, "owners": [{"pid": contained.pid()}]}));
+}
+
+/// Open files from which on the agent asks the kernel who holds what.
+const MANY_FILES: &str = "files 10500";
+
+/// With many open files the owners come from one walk in the kernel: the same ones, and those of processes whose
+/// descriptors /proc does not show.
+#[test]
+fn owners_on_a_machine_with_many_files() {
+    const STRANGER: u32 = 48_203;
+    let s = Scene::new(false);
+    let (own, shared) = (s.connect(PORT, "echo"), s.connect(PORT + 1, "echo"));
+    let child = s.client.call(&format!("fork {}", shared.id))["pid"].as_u64().unwrap();
+    let (pid, inside) = (u64::from(s.client.pid()), Workload::builder().ns(&s.lab.client).pidns().start());
+    let contained = inside.connect(s.server_at(PORT));
+    let look = || Builder::new(["sockets", "--all", "--json"]).ns(&s.lab.client).run();
+    let stranger = || {
+        let rights = "+bpf,+perfmon";
+        Builder::new(["--reuid", &STRANGER.to_string(), "--clear-groups"])
+            .args([format!("--inh-caps=-all,{rights}"), format!("--ambient-caps={rights}")])
+            .args([format!("--bounding-set=-all,{rights}")])
+            .arg(binary("agent", "AGENT_BIN"))
+            .args(["sockets", "--all", "--json"])
+            .program("setpriv".as_ref())
+            .ns(&s.lab.client)
+            .run()
+    };
+    let known = |run: &Run, whether: bool| {
+        let owner = |pid: u64, fd: i64| json!({"pid": pid, "comm": "agt-workload", "fd": fd});
+        let owners = |all: serde_json::Value| if whether { all } else { json!([]) };
+        run.one(&json!({"socket": own.cookie, "state": "ESTABLISHED", "owners": owners(json!([owner(pid, own.fd)]))}));
+        let found = run.one(&json!({"type": "socket", "socket": shared.cookie}));
+        let pids: Vec<u64> = found["owners"].as_array().unwrap().iter().map(|o| o["pid"].as_u64().unwrap()).collect();
+        assert_eq!(pids, if whether { vec![pid.min(child), pid.max(child)] } else { vec![] }, "{found}");
+        let contained =
+            json!({"socket": contained.cookie, "owners": owners(json!([owner(inside.pid().into(), contained.fd)]))});
+        run.one(&contained);
+        run.one(&json!({"state": "LISTEN", "local": {"$has": ":7000"}, "netns": s.lab.client.inode().unwrap()}));
+        let all: Vec<_> = run.all(&json!({"type": "socket"})).iter().map(|l| l["socket"].clone()).collect();
+        let distinct: std::collections::BTreeSet<String> = all.iter().map(ToString::to_string).collect();
+        assert_eq!(all.len(), distinct.len(), "a socket came twice");
+    };
+    s.client.serve("127.0.0.1:7000".parse().unwrap(), "echo");
+    let other = Workload::start(&s.lab.server);
+    known(&look(), true);
+    other.call(MANY_FILES);
+    known(&look(), true);
+    // Programs for tracing make cookies from 5.12 on; before, owners are what /proc shows.
+    known(&stranger(), agent_tests::kernel::at_least(5, 12));
 }
 
 /// One look ends with the causes that it allows: by the rules and thresholds of `watch`.
