@@ -169,9 +169,12 @@ impl Collector {
 
     fn take(&mut self, walked: Walked) {
         self.owners = walked.owners;
+        // These were counted when their namespaces were asked for.
+        let no_netns = self.limits.no_netns;
         for found in scan::read(&walked.mptcp.into_iter().collect::<Vec<_>>(), true) {
             self.add(found);
         }
+        self.limits.no_netns = no_netns;
         self.owners.sort();
         for (inode, cookie) in walked.namespaces {
             if !self.namespaces.contains_key(&inode)
