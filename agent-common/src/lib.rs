@@ -312,6 +312,9 @@ pub struct TcpRow {
     pub queued_bytes: u32,
 }
 
+/// `FileRow::protocol` of a socket whose subflows carry the traffic (`linux/in.h`).
+pub const IPPROTO_MPTCP: u16 = 262;
+
 /// One row of `iter/task_file`: a TCP or MPTCP socket among the files of a thread group.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -323,7 +326,7 @@ pub struct FileRow {
     pub comm: [u8; 16],
     /// Of the socket, not of the process.
     pub netns: u32,
-    /// IPPROTO_TCP or IPPROTO_MPTCP (262).
+    /// IPPROTO_TCP or [`IPPROTO_MPTCP`].
     pub protocol: u16,
     pub family: u8,
     pub state: u8,

@@ -3,7 +3,7 @@
 
 use core::ffi::c_void;
 
-use agent_common::{ABSENT, FileRow, SetRow, TcpRow};
+use agent_common::{ABSENT, FileRow, IPPROTO_MPTCP, SetRow, TcpRow};
 use aya_ebpf::bindings::seq_file;
 use aya_ebpf::helpers::generated::{bpf_seq_write, bpf_sock_from_file};
 use aya_ebpf::macros::map;
@@ -13,8 +13,6 @@ use crate::detail;
 use crate::options::{self, Values};
 use crate::read::{at, offset};
 use crate::sock::{self, AF_INET, AF_INET6, Addr, IPPROTO_TCP};
-
-const IPPROTO_MPTCP: u16 = 262;
 
 /// What `set_tcp` shall do, by cookie. Not preallocated (BPF_F_NO_PREALLOC): it is empty in most runs.
 #[map]

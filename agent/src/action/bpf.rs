@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
-use agent_common::{FileRow, SetRow, TcpRow, guard_error};
+use agent_common::{FileRow, IPPROTO_MPTCP, SetRow, TcpRow, guard_error};
 
 use super::options::{TcpLook, Wanted};
 use super::{Intent, Ledger, LedgerEntry, Outcome, What, failed, stuck};
@@ -13,8 +13,6 @@ use crate::model::{ActionKind, ActionRecord, ActionResult, Method, OptionValues,
 use crate::source::diag::request::States;
 use crate::source::diag::{Diag, NetNs, Query};
 use crate::source::ebpf::iter::{Iterators, MAX_SET};
-
-const IPPROTO_MPTCP: u16 = 262;
 
 /// A socket to be changed.
 struct Chosen {

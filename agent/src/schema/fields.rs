@@ -42,7 +42,7 @@ pub(super) struct Fields<'a> {
 }
 
 impl Fields<'_> {
-    /// Where it is called with a constant, the copy is a few stores: a line has eighty of them.
+    /// Where it is called with a constant, the copy is a few stores: a line has dozens of them.
     #[inline(always)]
     pub fn raw(&mut self, bytes: &[u8]) {
         self.out.extend_from_slice(bytes);

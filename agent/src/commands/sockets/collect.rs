@@ -90,15 +90,21 @@ impl Collector {
             // The dump of our own namespace begins at once, and the others are looked for beside it.
             return this;
         }
-        let descriptors = with_owners || !spec.all;
-        this.scan(descriptors);
-        if descriptors {
-            this.owners_known();
-            if this.read_keepalive {
-                this.find_foreign_namespaces();
-            }
+        if with_owners || !spec.all {
+            this.read_descriptors();
+        } else {
+            this.scan(false);
         }
         this
+    }
+
+    /// All that /proc tells: owners, and the namespaces of sockets that were passed in from elsewhere.
+    fn read_descriptors(&mut self) {
+        self.scan(true);
+        self.owners_known();
+        if self.read_keepalive {
+            self.find_foreign_namespaces();
+        }
     }
 
     /// Reads /proc of all targets: their network namespaces, and their descriptors if wanted.
@@ -160,10 +166,9 @@ impl Collector {
             Some(walked) => self.take(walked),
             None => {
                 self.limits.no_netns = 0;
-                self.scan(true);
+                self.read_descriptors();
             }
         }
-        self.owners_known();
         ask(&self.namespaces);
     }
 
@@ -175,7 +180,7 @@ impl Collector {
             self.add(found);
         }
         self.limits.no_netns = no_netns;
-        self.owners.sort();
+        self.owners_known();
         for (inode, cookie) in walked.namespaces {
             if !self.namespaces.contains_key(&inode)
                 && let Some(netns) = self.owners.netns_of_cookie(cookie)

@@ -11,7 +11,7 @@ use crate::model::TcpState;
 use crate::source::diag::{Diag, NetNs, Query, States};
 
 /// Sockets that are handed over at once: 50 KiB, less than what the allocator asks the kernel for each time.
-pub const PART: usize = 256;
+const PART: usize = 256;
 
 /// What comes out, in this order: a namespace, its sockets, the next namespace.
 pub enum Dumped {

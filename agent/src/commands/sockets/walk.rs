@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::thread::JoinHandle;
 
+use agent_common::IPPROTO_MPTCP;
 use anyhow::{Context, Result, bail};
 
 use super::owners::Owners;
@@ -18,7 +19,6 @@ use crate::source::ebpf::load::privileged;
 const WORTH: u64 = 10_000;
 /// `PROC_PID_INIT_INO` (`include/linux/proc_ns.h`): pids are those of the kernel in the first pid namespace only.
 const FIRST_PID_NAMESPACE: u64 = 0xEFFF_FFFC;
-const IPPROTO_MPTCP: u16 = 262;
 
 /// What the walk found.
 pub struct Walked {
@@ -50,12 +50,13 @@ fn walk() -> Result<Walked> {
             w.mptcp.insert(row.tgid);
             return;
         }
+        let Ok(fd) = i32::try_from(row.fd) else { return };
         nameless |= row.cookie == 0;
         if w.owners.last_pid() != Some(row.tgid) {
             let end = row.comm.iter().position(|b| *b == 0).unwrap_or(row.comm.len());
             w.owners.process(row.tgid, sanitize(&row.comm[..end]).into());
         }
-        w.owners.add_cookie(row.cookie, i32::try_from(row.fd).unwrap_or(-1));
+        w.owners.add_cookie(row.cookie, fd);
         w.namespaces.entry(row.netns).or_insert(row.cookie);
     })?;
     if nameless {

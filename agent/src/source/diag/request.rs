@@ -82,7 +82,7 @@ impl Request {
 }
 
 /// A dump of both families, in the older form of the request (`struct inet_diag_req`): the newer one names a family, so
-/// that all sockets would be walked over twice, which is a third of the kernel's work.
+/// that all sockets would be walked over twice.
 pub(super) fn dump(query: &Query<'_>, seq: u32, out: &mut Vec<u8>) {
     out.clear();
     out.resize(DUMP_LEN, 0);

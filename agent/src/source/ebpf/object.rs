@@ -38,8 +38,8 @@ pub fn loader(globals: &Globals) -> EbpfLoader<'_> {
     configure(super::load::loader(), globals)
 }
 
-/// [`loader`] from one made beforehand: making it takes as long as all our own reading of BTF (aya parses the
-/// kernel's, which is not needed here), so that it is worth a thread of its own.
+/// [`loader`] from one made beforehand: making it (features are probed) takes about as long as our own
+/// reading of BTF, so that it is worth a thread of its own.
 pub fn configure<'a>(mut loader: EbpfLoader<'a>, globals: &'a Globals) -> EbpfLoader<'a> {
     loader
         // No CO-RE relocations: positions come in `globals`.
