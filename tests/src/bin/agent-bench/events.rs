@@ -93,6 +93,20 @@ pub fn nanoseconds() -> Result<Vec<Row>> {
     ])
 }
 
+/// What one printed event costs the printing process, in µs: in user space, and with its system calls.
+#[derive(Default)]
+struct Printed {
+    user: Series,
+    whole: Series,
+}
+
+impl Printed {
+    fn push(&mut self, (user, whole): (f64, f64)) {
+        self.user.push(user);
+        self.whole.push(whole);
+    }
+}
+
 pub fn cpu_per_line() -> Result<Vec<Row>> {
     const ROUNDS: usize = 3;
     const EVENTS: u64 = 100_000;
@@ -100,8 +114,8 @@ pub fn cpu_per_line() -> Result<Vec<Row>> {
     let storm = Workload::start(&ns);
     let ours = agent(&["watch", "--no-tui", "--all", "--dst", "127.0.0.1"]);
     let peer = peers::bpftrace_events();
-    let (mut a, mut b) = (Series::default(), Series::default());
-    let once = |words: &[std::ffi::OsString], marks: [&str; 2]| -> Result<f64> {
+    let (mut a, mut b) = (Printed::default(), Printed::default());
+    let once = |words: &[std::ffi::OsString], marks: [&str; 2]| -> Result<(f64, f64)> {
         let mut program = Program::start(&ns, words)?;
         program.poke_until(marks[0], || {
             storm.call("storm 127.0.0.1:9 1 0");
@@ -110,7 +124,8 @@ pub fn cpu_per_line() -> Result<Vec<Row>> {
         let (cost, finished) = program.interrupt()?;
         let lines = finished.lines_with(marks[0])? + finished.lines_with(marks[1])?;
         anyhow::ensure!(lines >= EVENTS, "only {lines} lines: {}", finished.errors);
-        Ok(cost.user / lines as f64 * 1e6)
+        let each = |seconds: f64| seconds / lines as f64 * 1e6;
+        Ok((each(cost.user), each(cost.user + cost.system)))
     };
     for _ in 0..ROUNDS {
         a.push(once(&ours, ["\"type\":\"reset\"", "\"type\":\"state\""])?);
@@ -118,14 +133,22 @@ pub fn cpu_per_line() -> Result<Vec<Row>> {
             b.push(once(peer, ["reset ", "state "])?);
         }
     }
-    let ratio = a.ratio_to(&b);
-    Ok(vec![Row {
-        figure: "user CPU per printed event",
-        measured: match peer {
-            Some(_) => format!("{}; bpftrace {}; {ratio:.2} x", a.text("µs", 2), b.text("µs", 2)),
-            None => a.text("µs", 2),
+    let text = |a: &Series, b: &Series| match peer {
+        Some(_) => format!("{}; bpftrace {}; {:.2} x", a.text("µs", 2), b.text("µs", 2), a.ratio_to(b)),
+        None => a.text("µs", 2),
+    };
+    Ok(vec![
+        Row {
+            figure: "user CPU per printed event",
+            measured: text(&a.user, &b.user),
+            goal: "≤ 0.2 x bpftrace's printf",
+            met: peer.as_ref().map(|_| a.user.ratio_to(&b.user) <= 0.2),
         },
-        goal: "≤ 0.2 x bpftrace's printf",
-        met: peer.map(|_| ratio <= 0.2),
-    }])
+        Row {
+            figure: "the same with its system calls (user and system CPU)",
+            measured: text(&a.whole, &b.whole),
+            goal: "-",
+            met: None,
+        },
+    ])
 }

@@ -17,6 +17,8 @@ use tempfile::TempDir;
 pub struct Cost {
     /// Seconds.
     pub user: f64,
+    /// In the kernel on its behalf.
+    pub system: f64,
     pub wall: f64,
     pub max_rss_mib: f64,
 }
@@ -116,6 +118,7 @@ impl Program {
         let seconds = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 / 1e6;
         let cost = Cost {
             user: seconds(usage.ru_utime),
+            system: seconds(usage.ru_stime),
             wall: self.started.elapsed().as_secs_f64(),
             max_rss_mib: usage.ru_maxrss as f64 / 1024.0,
         };
