@@ -6,12 +6,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::wave::{Wave, counts};
 use crate::model::{Code, IdleLimits, Mono, SocketId};
 use crate::state::{Socket, Table};
 
 /// Destinations kept; the ones without sockets leave first. More than any client talks to at once.
 pub const MAX_DESTINATIONS: usize = 8_192;
-/// Resets remembered per destination: more than enough to see a wave.
+/// Resets remembered one by one per destination.
 const MAX_RESETS: usize = 1_024;
 /// Stuck sockets of one destination that are looked at again when one of them changes.
 const MAX_STUCK: usize = 256;
@@ -131,8 +132,10 @@ pub struct Destination {
     /// When connections to it were established, oldest first.
     pub connects: VecDeque<Mono>,
     pub stuck: BTreeMap<SocketId, StuckBrief>,
-    /// Received resets with the cause each was judged to have, oldest first.
-    pub resets: VecDeque<(Mono, SocketId, Code)>,
+    /// The latest received resets with the cause each was judged to have, oldest first.
+    pub resets: VecDeque<(Mono, Code)>,
+    /// The latest wave of resets, or what may become one.
+    pub wave: Option<Wave>,
     /// Connections that fell silent after an idle gap, by the send that was not answered; oldest first.
     idle_deaths: VecDeque<IdleDeath>,
     pub learned: Learned,
@@ -159,6 +162,7 @@ impl Destination {
             connects: VecDeque::new(),
             stuck: BTreeMap::new(),
             resets: VecDeque::new(),
+            wave: None,
             idle_deaths: VecDeque::new(),
             learned: Learned::default(),
         }
@@ -183,11 +187,15 @@ impl Destination {
         self.connects.push_back(at);
     }
 
-    pub fn note_reset(&mut self, at: Mono, id: SocketId, code: Code) {
+    /// `again`: another reset of the same socket was noted before. Resets further apart than `window` are two waves.
+    pub fn note_reset(&mut self, at: Mono, code: Code, again: bool, window: Duration) {
         if self.resets.len() == MAX_RESETS {
             self.resets.pop_front();
         }
-        self.resets.push_back((at, id, code));
+        self.resets.push_back((at, code));
+        if counts(code) {
+            self.wave = Some(Wave::with(self.wave, at, again, window));
+        }
     }
 
     pub fn note_idle_death(&mut self, death: IdleDeath) {

@@ -1,8 +1,9 @@
 //! The engine: looks at what changed and at what is due, and keeps the findings.
 //!
 //! What it costs is bounded by what happens: a healthy connection that moved data takes one hash look-up and a few
-//! comparisons; rules run only on sockets that show something, or whose time has come. Times are kept in a queue
-//! with one entry per socket, so that nothing is ever scanned.
+//! comparisons; rules run only on sockets that show something which concerns them, or whose time has come. Times are
+//! kept in a queue, so that nothing is ever scanned. What it remembers is bounded by the table of sockets and by the
+//! cases that the rules keep, however many sockets come and go.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -13,7 +14,7 @@ use super::client::Clue;
 use super::destination::{DestinationId, Destinations, IdleDeath, Learned};
 use super::group::{AnyRule, Scene};
 use super::reset::{self, IDLE_AT_FIN, ResetVerdict};
-use super::rule::Look;
+use super::rule::{Concern, Look};
 use super::rules;
 use super::stuck;
 use super::thresholds::Thresholds;
@@ -24,14 +25,21 @@ use crate::state::{Socket, Table};
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
 /// Processes whose command line is remembered.
 const MAX_CLUES: usize = 65_536;
+/// Entries of the queue per remembered socket from which on it is made anew: each new time leaves an old entry behind,
+/// which only its own time would take away.
+const QUEUE_PER_MEMO: usize = 4;
+const QUEUE_LEAST: usize = 1_024;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Memo {
     dest: Option<DestinationId>,
     /// Whether `dest` was made with the remote name.
     named: bool,
-    /// One bit per rule that holds this socket as a case.
+    /// One bit per rule that holds this socket as a case, and per rule whose case of it gave way to later ones.
     cases: u32,
+    shed: u32,
+    /// It left the table; only its cases stay for a while.
+    gone: bool,
     due: Mono,
     /// The connect was counted, or was before the agent's time.
     connected: bool,
@@ -46,6 +54,7 @@ pub struct Engine {
     /// The shortest silence of a healthy connection that a rule has something to say of.
     silence: Duration,
     rules: Vec<Box<dyn AnyRule>>,
+    asked: Asked,
     memos: HashMap<SocketId, Memo, CookieHash>,
     due: BinaryHeap<Reverse<(Mono, SocketId)>>,
     dests: Destinations,
@@ -56,12 +65,51 @@ pub struct Engine {
     next_telling: Option<Mono>,
 }
 
+/// Which rules are asked of a socket: one bit each.
+#[derive(Default)]
+struct Asked {
+    any: u32,
+    open: u32,
+    stuck: u32,
+    /// By the code of the reset's verdict.
+    reset: [u32; Code::ALL.len()],
+}
+
+impl Asked {
+    fn of(rules: &[Box<dyn AnyRule>]) -> Self {
+        let mut this = Self::default();
+        for (i, rule) in rules.iter().enumerate() {
+            let bit = 1 << i;
+            match rule.concern() {
+                Concern::Any => this.any |= bit,
+                Concern::Open => this.open |= bit,
+                Concern::Stuck => this.stuck |= bit,
+                Concern::Reset => {
+                    for code in Code::ALL.iter().filter(|c| rule.judges(**c)) {
+                        this.reset[*code as usize] |= bit;
+                    }
+                }
+            }
+        }
+        this
+    }
+
+    fn about(&self, s: &Socket, reset: Option<&ResetVerdict>, is_stuck: bool) -> u32 {
+        self.any
+            | if s.is_closed() { 0 } else { self.open }
+            | if is_stuck { self.stuck } else { 0 }
+            | reset.map_or(0, |v| self.reset[v.code as usize])
+    }
+}
+
 impl Engine {
     pub fn new(t: Thresholds) -> Self {
+        let rules = rules::all();
         Self {
             silence: t.app_waiting.min(t.no_keepalive_idle),
             t,
-            rules: rules::all(),
+            asked: Asked::of(&rules),
+            rules,
             memos: HashMap::default(),
             due: BinaryHeap::new(),
             dests: Destinations::default(),
@@ -79,15 +127,16 @@ impl Engine {
         }
     }
 
-    /// Looks at the sockets that changed since the last call and at those whose time has come; returns the findings
-    /// that opened, changed materially or closed, the most important first. `now` must not go back.
+    /// Looks at the sockets that changed since the last call (or left the table) and at those whose time has come;
+    /// returns the findings that opened, changed materially or closed, the most important first. `now` must not go back.
     pub fn evaluate(&mut self, now: Mono, table: &Table, changed: &[SocketId]) -> Vec<Finding> {
         self.dests.learn(table);
         let mut worked = false;
         for id in changed {
-            if let Some(s) = table.get(*id) {
-                worked |= self.changed(now, s);
-            }
+            worked |= match table.get(*id) {
+                Some(s) => self.changed(now, s),
+                None => self.gone(now, *id),
+            };
         }
         while let Some(Reverse((at, id))) = self.due.peek().copied() {
             if at > now {
@@ -100,7 +149,9 @@ impl Engine {
             worked = true;
             match table.get(id) {
                 Some(s) => self.examine(now, s),
-                None => self.gone(now, id),
+                None => {
+                    self.gone(now, id);
+                }
             }
         }
         // One round is enough: a second look changes nothing that the neighbours see.
@@ -200,9 +251,14 @@ impl Engine {
             stuck: stuck.as_ref(),
         };
         let mut due = now.plus(HOUSEKEEPING);
-        for (i, rule) in self.rules.iter_mut().enumerate() {
-            let bit = 1 << i;
-            if rule.examine(&cx, s, dest_id, memo.cases & bit != 0) {
+        // Sockets whose cases gave way to this one, and to which rule's. Empty vectors allocate nothing.
+        let (mut shed, mut gave_way) = (Vec::new(), Vec::new());
+        let mut left = (self.asked.about(s, verdict.as_ref(), stuck.is_some()) | memo.cases) & !memo.shed;
+        while left != 0 {
+            let bit = left & left.wrapping_neg();
+            left ^= bit;
+            let rule = &mut self.rules[bit.trailing_zeros() as usize];
+            if rule.examine(&cx, s, dest_id, memo.cases & bit != 0, &mut shed) {
                 memo.cases |= bit;
             } else {
                 memo.cases &= !bit;
@@ -211,6 +267,17 @@ impl Engine {
                 && at > now
             {
                 due = due.min(at);
+            }
+            gave_way.extend(shed.drain(..).map(|id| (id, bit)));
+        }
+        for (id, bit) in gave_way {
+            if id == s.id {
+                (memo.cases, memo.shed) = (memo.cases & !bit, memo.shed | bit);
+            } else if let Some(m) = self.memos.get_mut(&id) {
+                (m.cases, m.shed) = (m.cases & !bit, m.shed | bit);
+                if m.gone && m.cases == 0 {
+                    self.forget(id);
+                }
             }
         }
         self.schedule(s.id, memo, due);
@@ -270,8 +337,8 @@ impl Engine {
         if let Some(v) = verdict
             && memo.reset_at != Some(v.at)
         {
-            memo.reset_at = Some(v.at);
-            d.note_reset(v.at, s.id, v.code);
+            let again = memo.reset_at.replace(v.at).is_some();
+            d.note_reset(v.at, v.code, again, self.t.wave_window);
             if v.code == Code::IdlePathReset
                 && let Some(idle) = v.idle
             {
@@ -299,33 +366,38 @@ impl Engine {
             self.due.push(Reverse((due, id)));
         }
         self.memos.insert(id, memo);
+        if self.due.len() > self.memos.len() * QUEUE_PER_MEMO + QUEUE_LEAST {
+            self.due = self.memos.iter().map(|(id, m)| Reverse((m.due, *id))).collect();
+        }
     }
 
-    /// The socket left the table: its cases go, except those that hold for a while.
-    fn gone(&mut self, now: Mono, id: SocketId) {
-        let Some(memo) = self.memos.get(&id).copied() else { return };
+    /// The socket left the table: its cases go, except those that hold for a while. Whether it was known.
+    fn gone(&mut self, now: Mono, id: SocketId) -> bool {
+        let Some(memo) = self.memos.get(&id).copied() else { return false };
         let mut cases = 0;
         let mut due = None;
-        for (i, rule) in self.rules.iter_mut().enumerate() {
-            let bit = 1 << i;
-            if memo.cases & bit == 0 {
-                continue;
-            }
-            if let Some(until) = rule.gone(now, id, &self.t) {
+        let mut left = memo.cases;
+        while left != 0 {
+            let bit = left & left.wrapping_neg();
+            left ^= bit;
+            if let Some(until) = self.rules[bit.trailing_zeros() as usize].gone(now, id, &self.t) {
                 cases |= bit;
                 due = Some(due.map_or(until, |d: Mono| d.min(until)));
             }
         }
         match due {
-            Some(due) => self.schedule(id, Memo { cases, ..memo }, due),
-            None => {
-                self.memos.remove(&id);
-                if let Some(dest) = memo.dest {
-                    let d = self.dests.get_mut(dest);
-                    d.sockets = d.sockets.saturating_sub(1);
-                    d.set_stuck(id, None);
-                }
-            }
+            Some(due) => self.schedule(id, Memo { cases, gone: true, ..memo }, due),
+            None => self.forget(id),
+        }
+        true
+    }
+
+    /// Nothing is left to say of a socket.
+    fn forget(&mut self, id: SocketId) {
+        if let Some(dest) = self.memos.remove(&id).and_then(|m| m.dest) {
+            let d = self.dests.get_mut(dest);
+            d.sockets = d.sockets.saturating_sub(1);
+            d.set_stuck(id, None);
         }
     }
 }

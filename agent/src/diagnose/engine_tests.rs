@@ -1,5 +1,8 @@
 use super::*;
-use crate::model::{Direction, Event, EventKind, Flow, Sample, SocketUpdate, TcpMetrics};
+use crate::model::{
+    Direction, Event, EventKind, Flow, PacketFacts, Reset, ResetDirection, ResetOrigin, Sample, SocketUpdate, StateChange,
+    TcpDetail, TcpMetrics,
+};
 use crate::state::TableConfig;
 
 /// A connection that was there before the agent, healthy at first sight, then waits for its answer.
@@ -35,4 +38,64 @@ fn what_falls_silent_after_a_healthy_look_is_found_in_time() {
     assert!(due <= at(20.1), "{due:?}");
     let said = engine.evaluate(due, &table, &[]);
     assert_eq!(said.first().map(|f| f.code), Some(Code::AppWaiting), "{said:?}");
+}
+
+/// A refused connect every millisecond for a minute and a half, to one port.
+#[test]
+fn a_storm_is_counted_whole_and_kept_in_part() {
+    const CONNECTS: u64 = 90_000;
+    let at = |ms: u64| Mono(1_000_000_000_000 + ms * 1_000_000);
+    let (mut table, mut engine) = (Table::new(TableConfig::default()), Engine::new(Thresholds::default()));
+    let mut said = Vec::new();
+    for n in 0..CONNECTS {
+        let id = Some(SocketId(n + 1));
+        let flow = Flow { local: ([10, 0, 0, 1], 40_000).into(), remote: ([192, 0, 2, 1], 80).into() };
+        let state = |from, to| {
+            EventKind::State(StateChange { socket: id, flow: Some(flow), netns: None, from, to, pid: None })
+        };
+        let reset = EventKind::Reset(Box::new(Reset {
+            socket: id,
+            flow: Some(flow),
+            netns: None,
+            pid: None,
+            direction: ResetDirection::Received,
+            origin: ResetOrigin::Unknown,
+            origin_why: "".into(),
+            state: Some(TcpState::SynSent),
+            idle_before: None,
+            kernel_reason: None,
+            packet: PacketFacts::default(),
+            detail: TcpDetail::default(),
+        }));
+        for kind in [state(TcpState::Close, TcpState::SynSent), reset, state(TcpState::SynSent, TcpState::Close)] {
+            table.apply(&Event { at: at(n), kind });
+        }
+        if n % 10 == 9 {
+            table.expire(at(n));
+            let changed = table.take_changed();
+            said.extend(engine.evaluate(at(n), &table, &changed));
+        }
+    }
+    let kept = TableConfig::default().max_tombstones;
+    assert!(table.len() <= kept + 1, "{}", table.len());
+    // Those in the table, those whose case stays, those not looked at yet.
+    assert!(engine.memos.len() <= kept + 2_048, "{}", engine.memos.len());
+    assert!(engine.due.len() <= engine.memos.len() * QUEUE_PER_MEMO + QUEUE_LEAST, "{}", engine.due.len());
+    let open = engine.open();
+    assert_eq!(open.iter().map(|f| f.code).collect::<Vec<_>>(), [Code::Refused]);
+    let told = open[0].numbers["refused"];
+    assert!(told > CONNECTS as f64 * 0.98 && told <= CONNECTS as f64, "told at most a second ago: {told}");
+    assert!(open[0].summary.contains("within 1:"), "{}", open[0].summary);
+    assert!(said.len() < 100, "{} updates", said.len());
+    // And it ends: two minutes after the last one nothing is left.
+    let mut now = at(CONNECTS);
+    for _ in 0..300 {
+        now = now.plus(Duration::from_secs(1));
+        table.expire(now);
+        let changed = table.take_changed();
+        engine.evaluate(now, &table, &changed);
+    }
+    assert!(engine.open().is_empty());
+    assert_eq!((engine.memos.len(), table.len()), (0, 0));
+    assert!(engine.dests.iter().all(|d| d.sockets == 0));
 }

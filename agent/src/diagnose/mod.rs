@@ -10,7 +10,9 @@ mod rule;
 mod rules;
 mod stuck;
 mod text;
+mod telling;
 mod thresholds;
+mod wave;
 
 pub use client::{Client, Clue};
 pub use destination::Learned;

@@ -25,15 +25,43 @@ pub struct Look<'a> {
     pub stuck: Option<&'a Stuck>,
 }
 
+/// What a socket must show for a rule to be asked about it: there are many rules, and most sockets show little.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Concern {
+    /// A reset whose verdict the rule [judges](Rule::judges).
+    Reset,
+    /// It is stuck, or ended so.
+    Stuck,
+    /// It is not closed.
+    Open,
+    Any,
+}
+
 /// What a rule sees while it tells of all sockets of one destination that it found.
 pub struct Tell<'a> {
     pub now: Mono,
+    /// When the first of them was found.
+    pub since: Mono,
+    /// Cases of this finding that gave way to later ones: of a storm only the latest are kept, and counted all.
+    pub shed: usize,
     pub t: &'a Thresholds,
     pub destination: &'a str,
     pub dest: &'a Destination,
     pub client: Client,
     /// How the process is called, for a sentence: `python3 (4182)`; `None` if no owner is known.
     pub process: Option<String>,
+}
+
+impl Tell<'_> {
+    /// How many cases there were, those that gave way included.
+    pub fn count<F>(&self, cases: &[Case<F>]) -> usize {
+        cases.len() + self.shed
+    }
+
+    /// When the first of them was, if `kept` is the time of the first that is still kept.
+    pub fn first(&self, kept: Mono) -> Mono {
+        if self.shed > 0 { kept.min(self.since) } else { kept }
+    }
 }
 
 /// One socket that a rule found, with the facts it needs to tell of it later, when the socket may be gone.
@@ -106,11 +134,17 @@ pub trait Rule {
     const CODE: Code;
     /// One finding per process and destination; else one per destination.
     const PER_PROCESS: bool = true;
+    const CONCERN: Concern = Concern::Any;
     /// What the rule remembers of a socket.
     type Fact: Clone;
 
     /// Whether this socket shows the cause now.
     fn look(&self, cx: &Look<'_>, s: &Socket) -> Option<Self::Fact>;
+
+    /// With [`Concern::Reset`]: whether resets of this cause are the rule's.
+    fn judges(code: Code) -> bool {
+        code == Self::CODE
+    }
 
     /// When `look` may answer differently although nothing happens to the socket; `None` = never.
     fn due(&self, _cx: &Look<'_>, _s: &Socket) -> Option<Mono> {

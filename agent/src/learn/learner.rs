@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::book::{Book, Key, MAX_DESTINATIONS};
 use super::limits::{Limits, SHORTEST_GAP};
-use crate::model::{IdleLimits, Mono, ResetDirection, ResetOrigin, SocketId, TcpState};
+use crate::model::{CookieHash, IdleLimits, Mono, ResetDirection, ResetOrigin, SocketId, TcpState};
 use crate::state::Socket;
 
 /// Unanswered RTOs before a send counts as swallowed: one may be plain loss.
@@ -32,7 +32,7 @@ struct Seen {
 pub struct Learner {
     known: Book,
     learned: Book,
-    seen: HashMap<SocketId, Seen>,
+    seen: HashMap<SocketId, Seen, CookieHash>,
     /// Destinations of earlier runs that were met in this one.
     met: BTreeSet<Key>,
     /// Destinations of which there is something to tell since the last [`Self::take_news`].
@@ -46,9 +46,9 @@ impl Learner {
         Self { known, ..Self::default() }
     }
 
-    /// Looks at a socket that changed. `unix_s` is the wall time in seconds, kept only to know which destination was
+    /// Looks at a socket that changed. `unix_s` tells the wall time in seconds, kept only to know which destination was
     /// seen last.
-    pub fn observe(&mut self, unix_s: i64, socket: &Socket) {
+    pub fn observe(&mut self, socket: &Socket, unix_s: impl FnOnce() -> i64) {
         let Some(flow) = socket.flow else { return };
         if socket.direction == Some(crate::model::Direction::Incoming) || flow.remote.ip().is_unspecified() {
             return;
@@ -58,9 +58,11 @@ impl Learner {
         let mut seen = self.seen.get(&socket.id).copied().unwrap_or_default();
         if seen.met != Some(named) {
             seen.met = Some(named);
-            let key = key();
-            if self.known.entries.contains_key(&key) && self.met.insert(key.clone()) {
-                self.news.insert(key);
+            if !self.known.entries.is_empty() {
+                let key = key();
+                if self.known.entries.contains_key(&key) && self.met.insert(key.clone()) {
+                    self.news.insert(key);
+                }
             }
         }
         let samples = samples(socket, &mut seen);
@@ -82,7 +84,7 @@ impl Learner {
             self.news.insert(key.clone());
         }
         let limits = self.learned.entries.entry(key).or_default();
-        limits.updated = unix_s;
+        limits.updated = unix_s();
         for sample in samples {
             sample.apply(limits);
         }
@@ -95,9 +97,9 @@ impl Learner {
         news.iter().filter_map(|key| self.limits(key)?.told(key)).collect()
     }
 
-    /// Forgets sockets that are no longer in the table.
-    pub fn retain(&mut self, mut alive: impl FnMut(SocketId) -> bool) {
-        self.seen.retain(|id, _| alive(*id));
+    /// Forgets a socket that left the table.
+    pub fn forget(&mut self, id: SocketId) {
+        self.seen.remove(&id);
     }
 
     /// What is known of a destination, earlier runs included.
@@ -238,8 +240,8 @@ mod tests {
         s.activity.last_data_received = at(10.1);
         s.activity.fin_received = at(15.1);
         s.activity.idle_at_fin = Some(Duration::from_secs(5));
-        l.observe(1, &s);
-        l.observe(2, &s);
+        l.observe(&s, || 1);
+        l.observe(&s, || 2);
         assert_eq!(only(&l).server_close.recent_s, [5.0]);
     }
 
@@ -252,7 +254,7 @@ mod tests {
         s.activity.fin_received = at(15.0);
         s.activity.idle_at_fin = Some(Duration::from_secs(5));
         s.activity.outstanding_at_fin = true;
-        l.observe(1, &s);
+        l.observe(&s, || 1);
         assert!(l.all().entries.is_empty());
     }
 
@@ -263,16 +265,16 @@ mod tests {
         s.activity.unanswered_since = at(20.0);
         s.activity.idle_before = Some(Duration::from_millis(1_500));
         s.activity.rto_since_heard = 5;
-        l.observe(1, &s);
+        l.observe(&s, || 1);
         assert!(l.all().entries.is_empty(), "1.5 s is no gap to blame");
         s.activity.idle_before = Some(Duration::from_secs(6));
         s.activity.rto_since_heard = 1;
-        l.observe(1, &s);
+        l.observe(&s, || 1);
         assert!(l.all().entries.is_empty(), "one RTO may be loss");
         s.activity.rto_since_heard = 2;
-        l.observe(1, &s);
+        l.observe(&s, || 1);
         s.activity.rto_since_heard = 3;
-        l.observe(1, &s);
+        l.observe(&s, || 1);
         assert_eq!(only(&l).path_drop.recent_s, [6.0]);
         assert_eq!(only(&l).buckets[0].failed, 1);
     }
@@ -282,10 +284,10 @@ mod tests {
         let mut l = Learner::default();
         let mut s = socket();
         s.activity.survived_gap = Some((Mono(9), Duration::from_secs(55)));
-        l.observe(1, &s);
+        l.observe(&s, || 1);
         s.remote_name = Some("api.example.com".into());
         s.activity.survived_gap = Some((Mono(10), Duration::from_secs(40)));
-        l.observe(1, &s);
+        l.observe(&s, || 1);
         let all = l.all();
         assert_eq!(all.entries.len(), 2);
         let by_name = l.limits(&Key { name: Some("api.example.com".into()), address: "192.0.2.1:443".into() });
@@ -300,17 +302,17 @@ mod tests {
         let key = Key { name: None, address: "192.0.2.1:443".into() };
         let mut l = Learner::new(Book { entries: [(key, earlier)].into() });
         let mut s = socket();
-        l.observe(1, &s);
+        l.observe(&s, || 1);
         let told = l.take_news();
         let closes = told[0].server_closes.unwrap();
         assert_eq!((told.len(), closes.count, closes.median), (1, 1, Duration::from_secs(60)));
         assert_eq!(told[0].path_killed(), Some(Duration::from_secs(90)));
         assert_eq!(told[0].keepalive_idle, Some(Duration::from_secs(30)));
-        l.observe(2, &s);
+        l.observe(&s, || 2);
         assert!(l.take_news().is_empty(), "told once");
         for (at, gap, news) in [(9, 20, true), (10, 21, false), (11, 30, true)] {
             s.activity.survived_gap = Some((Mono(at), Duration::from_secs(gap)));
-            l.observe(3, &s);
+            l.observe(&s, || 3);
             assert_eq!(!l.take_news().is_empty(), news, "{gap} s");
         }
     }
@@ -321,7 +323,7 @@ mod tests {
         assert_eq!(l.unsaved(), None);
         let mut s = socket();
         s.activity.survived_gap = Some((Mono(9), Duration::from_secs(3)));
-        l.observe(1, &s);
+        l.observe(&s, || 1);
         let merged = l.unsaved().unwrap().clone();
         l.saved(merged);
         assert_eq!(l.unsaved(), None);

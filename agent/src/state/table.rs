@@ -17,11 +17,14 @@ pub struct TableConfig {
     pub max_sockets: usize,
     /// How long a closed socket stays, so that a late event finds it and a person can read it.
     pub tombstone: Duration,
+    /// Closed sockets kept: more than anybody reads through, and enough for events that are late by a second of the
+    /// worst storm. What is kept of the others are the counts and the findings.
+    pub max_tombstones: usize,
 }
 
 impl Default for TableConfig {
     fn default() -> Self {
-        Self { max_sockets: 65_536, tombstone: Duration::from_secs(120) }
+        Self { max_sockets: 65_536, tombstone: Duration::from_secs(120), max_tombstones: 8_192 }
     }
 }
 
@@ -65,13 +68,14 @@ pub struct Table {
     pub(super) sockets: HashMap<SocketId, Arc<Socket>, CookieHash>,
     /// Tombstones in the order in which they closed: nothing has to look for them.
     tombs: VecDeque<(Mono, SocketId)>,
+    /// In the order they were first seen; those that left are among them until there are too many of them.
     order: Vec<SocketId>,
     session: Arc<Session>,
     pub(super) totals: Totals,
     lost: Lost,
     events: u64,
     table_full: u64,
-    /// Sockets that changed since the last [`Self::take_changed`].
+    /// Sockets that changed or left since the last [`Self::take_changed`].
     changed: Vec<SocketId>,
     revision: u64,
     limits: BTreeMap<(Option<Arc<str>>, SocketAddr), Arc<IdleLimits>>,
@@ -205,48 +209,53 @@ impl Table {
 
     /// `change` answers whether the rules need to look at the socket again.
     fn with(&mut self, id: SocketId, at: Mono, change: impl FnOnce(&mut Socket) -> bool) {
-        if !self.sockets.contains_key(&id) {
-            if self.sockets.len() >= self.config.max_sockets && !self.evict() {
-                self.table_full += 1;
-                return;
-            }
-            self.sockets.insert(id, Arc::new(Socket::new(id, at)));
-            self.order.push(id);
-            self.totals.sockets += 1;
+        if !self.sockets.contains_key(&id) && !self.make(id, at) {
+            self.table_full += 1;
+            return;
         }
-        if let Some(slot) = self.sockets.get_mut(&id) {
-            let socket = Arc::make_mut(slot);
-            let lived = socket.closed_at.is_none();
-            let news = change(socket);
-            if let (true, Some(at)) = (lived, socket.closed_at) {
-                self.tombs.push_back((at, id));
+        let Some(slot) = self.sockets.get_mut(&id) else { return };
+        let socket = Arc::make_mut(slot);
+        let lived = socket.closed_at.is_none();
+        let news = change(socket);
+        self.revision += 1;
+        socket.revision = self.revision;
+        if let (true, Some(at)) = (lived, socket.closed_at) {
+            self.tombs.push_back((at, id));
+            if self.tombs.len() > self.config.max_tombstones {
+                self.bury();
             }
-            self.revision += 1;
-            socket.revision = self.revision;
-            if news && self.changed.last() != Some(&id) {
-                self.changed.push(id);
-            }
+        }
+        if news && self.changed.last() != Some(&id) {
+            self.changed.push(id);
         }
     }
 
-    /// Makes room by dropping the oldest tombstones, a sixteenth of the table at once: in a storm of short connections
-    /// one at a time would cost a pass over the order of sockets for each. False if every socket is alive.
-    fn evict(&mut self) -> bool {
-        let many = (self.config.max_sockets / 16).clamp(1, self.tombs.len().max(1));
-        let before = self.sockets.len();
-        for (_, id) in self.tombs.drain(..many.min(self.tombs.len())) {
-            self.sockets.remove(&id);
-        }
-        self.reorder(before)
-    }
-
-    /// Whether sockets left since there were `before`; then their places go too.
-    fn reorder(&mut self, before: usize) -> bool {
-        if self.sockets.len() == before {
+    /// False if there is no room.
+    fn make(&mut self, id: SocketId, at: Mono) -> bool {
+        if self.sockets.len() >= self.config.max_sockets && !self.bury() {
             return false;
         }
-        self.order.retain(|id| self.sockets.contains_key(id));
+        self.sockets.insert(id, Arc::new(Socket::new(id, at)));
+        self.order.push(id);
+        if self.order.len() > self.sockets.len() * 2 + 64 {
+            let sockets = &self.sockets;
+            self.order.retain(|id| sockets.contains_key(id));
+        }
+        self.totals.sockets += 1;
         true
+    }
+
+    /// The oldest tombstone leaves. False if every socket is alive.
+    fn bury(&mut self) -> bool {
+        while let Some((at, id)) = self.tombs.pop_front() {
+            // One that connected anew lives on.
+            if self.sockets.get(&id).is_some_and(|s| s.closed_at == Some(at)) {
+                self.sockets.remove(&id);
+                self.changed.push(id);
+                return true;
+            }
+        }
+        false
     }
 
     fn exit(&mut self, pid: u32, at: Mono) {
@@ -262,20 +271,15 @@ impl Table {
 
     /// Drops tombstones that are old enough; returns whether anything left.
     pub fn expire(&mut self, now: Mono) -> bool {
-        let keep = self.config.tombstone;
-        let before = self.sockets.len();
-        while let Some((at, id)) = self.tombs.front().copied()
-            && now.since(at) >= keep
-        {
-            self.tombs.pop_front();
-            self.sockets.remove(&id);
+        let mut left = false;
+        while self.tombs.front().is_some_and(|(at, _)| now.since(*at) >= self.config.tombstone) {
+            left |= self.bury();
         }
-        let left = self.reorder(before);
         self.revision += u64::from(left);
         left
     }
 
-    /// Sockets touched since the last call, without repeats.
+    /// Sockets that changed or left since the last call, without repeats.
     pub fn take_changed(&mut self) -> Vec<SocketId> {
         let mut ids = std::mem::take(&mut self.changed);
         ids.sort_unstable();

@@ -37,8 +37,8 @@ pub struct Live {
     notes: Vec<String>,
     limits_said: usize,
     told: BTreeSet<u32>,
-    /// Ids of the findings opened so far: a few per destination.
-    opened: BTreeSet<u64>,
+    /// Findings opened so far: the engine numbers them.
+    opened: u64,
     over: bool,
 }
 
@@ -62,7 +62,7 @@ impl Live {
             notes: Vec::new(),
             limits_said: 0,
             told: BTreeSet::new(),
-            opened: BTreeSet::new(),
+            opened: 0,
             over: false,
         })
     }
@@ -124,7 +124,6 @@ impl Live {
         }
         self.sample(feed, outlets);
         self.table.expire(now);
-        outlets.learner.retain(|id| self.table.get(id).is_some());
         self.say_limits();
         self.over = self.attribution.all_gone();
         self.diagnose(outlets);
@@ -195,12 +194,10 @@ impl Live {
             self.take(Event { at: now, kind: EventKind::Limits(Box::new(limits)) }, outlets);
         }
         for finding in self.engine.evaluate(now, &self.table, &changed) {
-            self.opened.insert(finding.id);
+            self.opened = self.opened.max(finding.id);
             let event = Event { at: now, kind: EventKind::Finding(Box::new(finding)) };
             self.take(event, outlets);
         }
-        // The findings' own notes in the sockets' histories are no change to look at again.
-        self.table.take_changed();
     }
 
     /// Fetches what is still in the ring, for a moment after the end of what was watched.
@@ -222,7 +219,7 @@ impl Live {
         let now = Mono::now();
         self.count(now, true, feed, outlets);
         let mut totals = self.table.totals();
-        totals.findings = self.opened.len() as u64;
+        totals.findings = self.opened;
         let end = End { reason: reason.into(), duration: now.since(self.started), totals };
         self.take(Event { at: now, kind: EventKind::End(Box::new(end)) }, outlets);
     }

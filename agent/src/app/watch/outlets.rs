@@ -126,11 +126,12 @@ impl Outlets {
         }
     }
 
-    /// Learns from the sockets that changed.
+    /// Learns from the sockets that changed, and forgets those that left.
     pub fn learn(&mut self, changed: &[SocketId], table: &Table, clock: &WallClock) {
         for id in changed {
-            if let Some(s) = table.get(*id) {
-                self.learner.observe(clock.unix_seconds(s.tcp_at.unwrap_or(s.first_seen)), s);
+            match table.get(*id) {
+                Some(s) => self.learner.observe(s, || clock.unix_seconds(s.tcp_at.unwrap_or(s.first_seen))),
+                None => self.learner.forget(*id),
             }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::diagnose::rule::{Body, Case, Look, Rule, Tell, is_client};
+use crate::diagnose::rule::{Body, Case, Concern, Look, Rule, Tell, is_client};
 use crate::diagnose::text::{bytes, span};
 use crate::model::{Code, Confidence, Keepalive, Mono, TcpState};
 use crate::state::Socket;
@@ -50,6 +50,7 @@ fn asked(s: &Socket) -> Option<Mono> {
 
 impl Rule for AppWaiting {
     const CODE: Code = Code::AppWaiting;
+    const CONCERN: Concern = Concern::Open;
     type Fact = Fact;
 
     fn look(&self, cx: &Look<'_>, s: &Socket) -> Option<Fact> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::diagnose::rule::{Body, Case, Look, Rule, Tell};
+use crate::diagnose::rule::{Body, Case, Concern, Look, Rule, Tell};
 use crate::diagnose::text::{count, span};
 use crate::model::{Code, Confidence, Mono, TcpState};
 use crate::state::Socket;
@@ -18,6 +18,7 @@ pub struct Fact {
 
 impl Rule for CloseWaitLeak {
     const CODE: Code = Code::CloseWaitLeak;
+    const CONCERN: Concern = Concern::Open;
     type Fact = Fact;
 
     fn look(&self, cx: &Look<'_>, s: &Socket) -> Option<Fact> {

@@ -34,8 +34,8 @@ impl Rule for ConnectTimeout {
         Some(Fact { since, syns: a.syn_retransmits, gives_up_at: s.gives_up_at, gave_up_at })
     }
 
-    fn due(&self, _cx: &Look<'_>, s: &Socket) -> Option<Mono> {
-        s.closed_at.map(|t| t.plus(AFTERGLOW))
+    fn due(&self, cx: &Look<'_>, s: &Socket) -> Option<Mono> {
+        s.closed_at.filter(|_| s.activity.syn_retransmits >= cx.t.connect_syns).map(|t| t.plus(AFTERGLOW))
     }
 
     fn clocked(&self) -> bool {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::diagnose::client::{SYSCTL_KEEPALIVE, SYSCTL_RETRIES};
 use crate::diagnose::hang::{self, Together, describe, ending};
-use crate::diagnose::rule::{Body, Case, Look, Rule, Tell, known_bytes};
+use crate::diagnose::rule::{Body, Case, Concern, Look, Rule, Tell, known_bytes};
 use crate::diagnose::stuck::{Kind, Stuck};
 use crate::diagnose::text::{count, span};
 use crate::model::{Code, Confidence, Mono};
@@ -17,6 +17,7 @@ const DESCRIBED: usize = 8;
 
 impl Rule for IdlePathDead {
     const CODE: Code = Code::IdlePathDead;
+    const CONCERN: Concern = Concern::Stuck;
     type Fact = Stuck;
 
     fn look(&self, cx: &Look<'_>, _s: &Socket) -> Option<Stuck> {

@@ -2,7 +2,7 @@
 
 use crate::diagnose::client::SYSCTL_KEEPALIVE;
 use crate::diagnose::reset::ResetVerdict;
-use crate::diagnose::rule::{Body, Case, Look, Rule, Tell};
+use crate::diagnose::rule::{Body, Case, Concern, Look, Rule, Tell};
 use crate::diagnose::rules::peer_abort::packet_text;
 use crate::diagnose::text::span;
 use crate::diagnose::thresholds::Thresholds;
@@ -13,6 +13,7 @@ pub struct IdlePathReset;
 
 impl Rule for IdlePathReset {
     const CODE: Code = Code::IdlePathReset;
+    const CONCERN: Concern = Concern::Reset;
     type Fact = ResetVerdict;
 
     fn look(&self, cx: &Look<'_>, _s: &Socket) -> Option<ResetVerdict> {
@@ -36,7 +37,7 @@ impl Rule for IdlePathReset {
         } else {
             "something that no longer knew the idle flow"
         };
-        let mut summary = match cases.len() {
+        let mut summary = match cx.count(cases) {
             1 => format!("The connection to {} was reset by {who}", cx.destination),
             n => format!("{n} connections to {} were reset by {who}", cx.destination),
         };
@@ -77,7 +78,7 @@ impl Rule for IdlePathReset {
         body.advise("Known middleboxes of this kind: AWS NLB and NAT gateway forget after 350 s of silence and reset the next packet; many firewalls do after a few minutes.");
         body.advise(SYSCTL_KEEPALIVE);
         body.seconds("idle_s", gap);
-        body.number("resets", cases.len() as f64);
+        body.number("resets", cx.count(cases) as f64);
         if let Some(ttl) = cases[0].fact.packet.ttl {
             body.number("ttl", f64::from(ttl));
         }

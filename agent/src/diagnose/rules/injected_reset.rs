@@ -1,7 +1,7 @@
 //! `injected-reset`: a RST in the middle of the traffic that does not fit the flow.
 
 use crate::diagnose::reset::ResetVerdict;
-use crate::diagnose::rule::{Body, Case, Look, Rule, Tell};
+use crate::diagnose::rule::{Body, Case, Concern, Look, Rule, Tell};
 use crate::diagnose::text::span;
 use crate::diagnose::thresholds::Thresholds;
 use crate::model::{Code, Mono};
@@ -15,6 +15,7 @@ const IP_ID_DISTANCE: u16 = 4_096;
 
 impl Rule for InjectedReset {
     const CODE: Code = Code::InjectedReset;
+    const CONCERN: Concern = Concern::Reset;
     type Fact = ResetVerdict;
 
     fn look(&self, cx: &Look<'_>, _s: &Socket) -> Option<ResetVerdict> {
@@ -32,7 +33,7 @@ impl Rule for InjectedReset {
     fn tell(&self, cx: &Tell<'_>, cases: &[Case<ResetVerdict>]) -> Option<Body> {
         let confidence = cases.iter().map(|c| c.fact.confidence).max()?;
         let last = &cases.iter().max_by_key(|c| c.fact.at)?.fact;
-        let mut summary = match cases.len() {
+        let mut summary = match cx.count(cases) {
             1 => format!("Something between here and {} reset the connection", cx.destination),
             n => format!("Something between here and {} reset {n} connections", cx.destination),
         };
@@ -82,7 +83,7 @@ impl Rule for InjectedReset {
         ));
         body.advise("Try the same request from another network or through a VPN: if it works there, the middlebox sits in this one.");
         body.advise("Keepalive, pool and timeout settings do not help: the connection was in use.");
-        body.number("resets", cases.len() as f64);
+        body.number("resets", cx.count(cases) as f64);
         if let Some((ttl, flow)) = numbers {
             body.number("ttl", f64::from(ttl));
             body.number("flow_ttl", f64::from(flow));

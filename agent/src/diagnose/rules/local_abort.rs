@@ -1,7 +1,7 @@
 //! `local-abort`: this host sent the RST.
 
 use crate::diagnose::reset::ResetVerdict;
-use crate::diagnose::rule::{Body, Case, Look, Rule, Tell};
+use crate::diagnose::rule::{Body, Case, Concern, Look, Rule, Tell};
 use crate::diagnose::text::{bytes, span};
 use crate::diagnose::thresholds::Thresholds;
 use crate::model::{Code, Mono};
@@ -46,6 +46,7 @@ fn meaning(reason: Option<&str>) -> (&'static str, &'static str) {
 
 impl Rule for LocalAbort {
     const CODE: Code = Code::LocalAbort;
+    const CONCERN: Concern = Concern::Reset;
     type Fact = ResetVerdict;
 
     fn look(&self, cx: &Look<'_>, _s: &Socket) -> Option<ResetVerdict> {
@@ -64,7 +65,7 @@ impl Rule for LocalAbort {
         let last = &cases.iter().max_by_key(|c| c.fact.at)?.fact;
         let confidence = cases.iter().map(|c| c.fact.confidence).max()?;
         let (why, what_to_do) = meaning(last.kernel_reason.as_deref());
-        let mut summary = match cases.len() {
+        let mut summary = match cx.count(cases) {
             1 => format!("This host reset the connection to {}", cx.destination),
             n => format!("This host reset {n} connections to {}", cx.destination),
         };
@@ -97,7 +98,7 @@ impl Rule for LocalAbort {
         }
         body.advise(what_to_do);
         body.advise("Keepalive and network settings do not help: the decision was made on this host.");
-        body.number("resets", cases.len() as f64);
+        body.number("resets", cx.count(cases) as f64);
         if let Some(age) = last.age {
             body.seconds("age_s", age);
         }

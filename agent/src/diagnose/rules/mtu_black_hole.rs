@@ -1,7 +1,7 @@
 //! `mtu-black-hole`: only full-size segments are lost, again and again, while smaller ones get through.
 
 use crate::diagnose::hang::{self, Together, describe, ending};
-use crate::diagnose::rule::{Body, Case, Look, Rule, Tell};
+use crate::diagnose::rule::{Body, Case, Concern, Look, Rule, Tell};
 use crate::diagnose::stuck::{Kind, Stuck};
 use crate::diagnose::text::{bytes, count, span};
 use crate::model::{Code, Confidence, Mono};
@@ -12,6 +12,7 @@ pub struct MtuBlackHole;
 impl Rule for MtuBlackHole {
     const CODE: Code = Code::MtuBlackHole;
     const PER_PROCESS: bool = false;
+    const CONCERN: Concern = Concern::Stuck;
     type Fact = Stuck;
 
     fn look(&self, cx: &Look<'_>, _s: &Socket) -> Option<Stuck> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::diagnose::client::SYSCTL_KEEPALIVE;
-use crate::diagnose::rule::{Body, Case, Look, Rule, Tell, is_client};
+use crate::diagnose::rule::{Body, Case, Concern, Look, Rule, Tell, is_client};
 use crate::diagnose::text::{count, span};
 use crate::diagnose::thresholds::CLOUD_IDLE_LIMIT;
 use crate::model::{Code, Confidence, Keepalive, Mono, TcpState};
@@ -39,6 +39,7 @@ fn risk(cx: &Look<'_>) -> Duration {
 
 impl Rule for NoKeepalive {
     const CODE: Code = Code::NoKeepalive;
+    const CONCERN: Concern = Concern::Open;
     type Fact = Fact;
 
     fn look(&self, cx: &Look<'_>, s: &Socket) -> Option<Fact> {

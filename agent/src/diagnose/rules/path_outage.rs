@@ -2,7 +2,7 @@
 
 use crate::diagnose::client::SYSCTL_RETRIES;
 use crate::diagnose::hang::{self, Together, describe, ending};
-use crate::diagnose::rule::{Body, Case, Look, Rule, Tell, known_bytes};
+use crate::diagnose::rule::{Body, Case, Concern, Look, Rule, Tell, known_bytes};
 use crate::diagnose::stuck::{Kind, Stuck};
 use crate::diagnose::text::{count, span};
 use crate::model::{Code, Confidence, Mono};
@@ -15,6 +15,7 @@ const DESCRIBED: usize = 5;
 impl Rule for PathOutage {
     const CODE: Code = Code::PathOutage;
     const PER_PROCESS: bool = false;
+    const CONCERN: Concern = Concern::Stuck;
     type Fact = Stuck;
 
     fn look(&self, cx: &Look<'_>, _s: &Socket) -> Option<Stuck> {

@@ -1,7 +1,7 @@
 //! `peer-abort`: the server, or its load balancer, reset the connection in the middle of its work.
 
 use crate::diagnose::reset::ResetVerdict;
-use crate::diagnose::rule::{Body, Case, Look, Rule, Tell};
+use crate::diagnose::rule::{Body, Case, Concern, Look, Rule, Tell};
 use crate::diagnose::text::{bytes, span};
 use crate::diagnose::thresholds::Thresholds;
 use crate::model::{Code, Mono};
@@ -11,6 +11,7 @@ pub struct PeerAbort;
 
 impl Rule for PeerAbort {
     const CODE: Code = Code::PeerAbort;
+    const CONCERN: Concern = Concern::Reset;
     type Fact = ResetVerdict;
 
     fn look(&self, cx: &Look<'_>, _s: &Socket) -> Option<ResetVerdict> {
@@ -35,7 +36,7 @@ impl Rule for PeerAbort {
         } else {
             "right after data had arrived"
         };
-        let mut summary = match cases.len() {
+        let mut summary = match cx.count(cases) {
             1 => format!("{} (or its load balancer) reset the connection {when}", cx.destination),
             n => format!("{} (or its load balancer) reset {n} connections, the last one {when}", cx.destination),
         };
@@ -78,7 +79,7 @@ impl Rule for PeerAbort {
         ));
         body.advise("Retry with a pause if the request may be repeated. A load balancer's request limit or a crashing worker shows as resets after the same time or the same number of bytes: compare the numbers above.");
         body.advise("Keepalive and pool settings do not help: the connection was in use.");
-        body.number("resets", cases.len() as f64);
+        body.number("resets", cx.count(cases) as f64);
         if let Some(age) = last.age {
             body.seconds("age_s", age);
         }

@@ -60,7 +60,11 @@ impl Rule for PeerGone {
     }
 
     fn due(&self, cx: &Look<'_>, s: &Socket) -> Option<Mono> {
-        cx.reset.map(|v| v.at).or(s.closed_at).map(|t| t.plus(cx.t.hold))
+        let ended = match cx.reset {
+            Some(v) => (v.code == Code::PeerGone).then_some(v.at),
+            None => s.closed_at.filter(|_| s.tcp.probes.is_some_and(|p| p > 0)),
+        };
+        ended.map(|t| t.plus(cx.t.hold))
     }
 
     fn holds_until(&self, fact: &Fact, t: &Thresholds) -> Option<Mono> {

@@ -1,6 +1,6 @@
 //! `peer-not-reading`: the peer's receive window has been zero for a while: its application does not read.
 
-use crate::diagnose::rule::{Body, Case, Look, Rule, Tell, known_bytes};
+use crate::diagnose::rule::{Body, Case, Concern, Look, Rule, Tell, known_bytes};
 use crate::diagnose::text::span;
 use crate::model::{Code, Confidence, Mono};
 use crate::state::Socket;
@@ -17,6 +17,7 @@ pub struct Fact {
 
 impl Rule for PeerNotReading {
     const CODE: Code = Code::PeerNotReading;
+    const CONCERN: Concern = Concern::Open;
     type Fact = Fact;
 
     fn look(&self, cx: &Look<'_>, s: &Socket) -> Option<Fact> {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::diagnose::reset::ResetVerdict;
-use crate::diagnose::rule::{Body, Case, Look, Rule, Tell};
+use crate::diagnose::rule::{Body, Case, Concern, Look, Rule, Tell};
 use crate::diagnose::text::span;
 use crate::diagnose::thresholds::Thresholds;
 use crate::model::{Code, Confidence, Mono};
@@ -26,6 +26,7 @@ pub struct Fact {
 
 impl Rule for Refused {
     const CODE: Code = Code::Refused;
+    const CONCERN: Concern = Concern::Reset;
     type Fact = Fact;
 
     fn look(&self, cx: &Look<'_>, _s: &Socket) -> Option<Fact> {
@@ -48,17 +49,17 @@ impl Rule for Refused {
     }
 
     fn tell(&self, cx: &Tell<'_>, cases: &[Case<Fact>]) -> Option<Body> {
-        let first = cases.iter().map(|c| c.fact.at).min()?;
+        let first = cx.first(cases.iter().map(|c| c.fact.at).min()?);
         let last = cases.iter().map(|c| c.fact.at).max()?;
         let made_good = cx.dest.last_connected.filter(|t| *t >= last);
         let elsewhere = cases.iter().all(|c| c.fact.elsewhere);
         let settled = cx.now >= last.plus(cx.t.refused_grace);
-        let confidence = if made_good.is_some() || elsewhere || !(settled || cases.len() >= REPEATED) {
+        let confidence = if made_good.is_some() || elsewhere || !(settled || cx.count(cases) >= REPEATED) {
             Confidence::Possible
         } else {
             Confidence::Certain
         };
-        let mut summary = match cases.len() {
+        let mut summary = match cx.count(cases) {
             1 => format!("{} refused a connection", cx.destination),
             n => format!("{} refused {n} connections within {}", cx.destination, span(last.since(first))),
         };
@@ -85,7 +86,7 @@ impl Rule for Refused {
             cx.destination
         ));
         body.advise("Keepalive and timeouts have no say here: the answer came at once.");
-        body.number("refused", cases.len() as f64);
+        body.number("refused", cx.count(cases) as f64);
         Some(body)
     }
 

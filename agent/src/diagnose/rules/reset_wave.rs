@@ -1,54 +1,26 @@
 //! `reset-wave`: many resets of one destination within a short time: an incident there.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use crate::diagnose::reset::ResetVerdict;
-use crate::diagnose::rule::{Body, Case, Look, Rule, Tell};
+use crate::diagnose::rule::{Body, Case, Concern, Look, Rule, Tell};
 use crate::diagnose::text::{count, span};
 use crate::diagnose::thresholds::Thresholds;
-use crate::model::{Code, Confidence, Mono, SocketId};
+use crate::diagnose::wave::counts;
+use crate::model::{Code, Confidence, Mono};
 use crate::state::Socket;
 
 pub struct ResetWave;
 
-/// Causes that an incident at the destination shows as. Resets of stale or forgotten idle connections come in
-/// bunches too, but their cause is known and lies elsewhere.
-fn counts(code: Code) -> bool {
-    matches!(code, Code::PeerAbort | Code::InjectedReset)
-}
-
-/// Resets of one destination of which none came later than a window after the one before.
-#[derive(Debug, PartialEq)]
-struct Wave {
-    first: Mono,
-    last: Mono,
-    resets: usize,
-    sockets: usize,
-}
-
-impl Wave {
-    /// The latest wave; `resets` oldest first. `None` without any.
-    fn of<'a>(resets: impl DoubleEndedIterator<Item = &'a (Mono, SocketId, Code)>, window: Duration) -> Option<Self> {
-        let mut counted = resets.rev().filter(|(_, _, code)| counts(*code));
-        let (last, id, _) = *counted.next()?;
-        let (mut first, mut n, mut sockets) = (last, 1, BTreeSet::from([id]));
-        for (at, id, _) in counted {
-            if first.since(*at) > window {
-                break;
-            }
-            first = first.min(*at);
-            n += 1;
-            sockets.insert(*id);
-        }
-        Some(Self { first, last, resets: n, sockets: sockets.len() })
-    }
-}
-
 impl Rule for ResetWave {
     const CODE: Code = Code::ResetWave;
     const PER_PROCESS: bool = false;
+    const CONCERN: Concern = Concern::Reset;
     type Fact = ResetVerdict;
+
+    fn judges(code: Code) -> bool {
+        counts(code)
+    }
 
     fn look(&self, cx: &Look<'_>, _s: &Socket) -> Option<ResetVerdict> {
         cx.reset.filter(|v| counts(v.code) && cx.now.since(v.at) < cx.t.wave_window).cloned()
@@ -70,14 +42,14 @@ impl Rule for ResetWave {
         }
         // The cases are those of the window; the wave may have begun long before it, and what is told last is told of
         // the whole.
-        let wave = Wave::of(cx.dest.resets.iter(), cx.t.wave_window)?;
+        let wave = cx.dest.wave?;
         let (first, last) = (wave.first, wave.last);
         let lasted = last.since(first);
         // Connections that could have been hit: those opened before it ended and those reset.
         let retries = cx.dest.connects.iter().filter(|t| **t > first).count();
         let failed = cases.iter().filter(|c| c.fact.age.is_some_and(|age| c.fact.at.minus(age) > first)).count();
         let refused =
-            cx.dest.resets.iter().filter(|(t, _, code)| *code == Code::Refused && *t >= first && *t >= from).count();
+            cx.dest.resets.iter().filter(|(t, code)| *code == Code::Refused && *t >= first && *t >= from).count();
         let open = (cx.dest.sockets as usize).max(wave.sockets);
         let share = wave.sockets as f64 / open as f64;
         let per_minute = wave.resets as f64 / lasted.as_secs_f64().max(1.0) * 60.0;
@@ -90,10 +62,12 @@ impl Rule for ResetWave {
             share * 100.0,
         );
         if failed + refused > 0 {
-            summary.push_str(&format!(
-                "; {} failed too",
-                if failed + refused == 1 { "a retry".to_owned() } else { format!("{} retries", failed + refused) }
-            ));
+            // Of the resets that gave way to later ones it is not known what they ended.
+            let at_least = if cx.shed > 0 { "at least " } else { "" };
+            summary.push_str(&match failed + refused {
+                1 => format!("; {at_least}a retry failed too"),
+                n => format!("; {at_least}{n} retries failed too"),
+            });
         } else if retries > 0 {
             summary.push_str("; retries succeed");
         }
@@ -140,21 +114,5 @@ impl Rule for ResetWave {
 
     fn outcome(&self, _now: Mono, _fact: &ResetVerdict, _s: Option<&Socket>) -> String {
         "its reset lies outside the window now".into()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_wave_is_the_whole_chain_and_not_the_one_before() {
-        let at = |s: u64| Mono(s * 1_000_000_000);
-        let reset = |s: u64, id: u64| (at(s), SocketId(id), Code::PeerAbort);
-        let mut all = vec![reset(10, 1), reset(100, 2), reset(150, 2), reset(200, 3), reset(230, 4)];
-        all.push((at(235), SocketId(5), Code::StaleReuse));
-        let wave = Wave::of(all.iter(), Duration::from_secs(60)).unwrap();
-        assert_eq!(wave, Wave { first: at(100), last: at(230), resets: 4, sockets: 3 });
-        assert_eq!(Wave::of([].iter(), Duration::from_secs(60)), None);
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::diagnose::reset::ResetVerdict;
-use crate::diagnose::rule::{Body, Case, Look, Rule, Tell};
+use crate::diagnose::rule::{Body, Case, Concern, Look, Rule, Tell};
 use crate::diagnose::text::{count, span};
 use crate::diagnose::thresholds::Thresholds;
 use crate::model::{Code, Mono};
@@ -13,6 +13,7 @@ pub struct StaleReuse;
 
 impl Rule for StaleReuse {
     const CODE: Code = Code::StaleReuse;
+    const CONCERN: Concern = Concern::Reset;
     type Fact = ResetVerdict;
 
     fn look(&self, cx: &Look<'_>, _s: &Socket) -> Option<ResetVerdict> {
@@ -34,7 +35,7 @@ impl Rule for StaleReuse {
         // Where the server said FIN, the client reused the connection so long after; else the whole silence counts.
         let late = cases.iter().filter_map(|c| reuse_after(&c.fact)).min();
         let idle = cases.iter().filter_map(|c| silence(&c.fact)).min();
-        let mut summary = match cases.len() {
+        let mut summary = match cx.count(cases) {
             1 => format!("A request to {} was reset: ", cx.destination),
             n => format!("{n} requests to {} were reset: ", cx.destination),
         };
@@ -73,7 +74,7 @@ impl Rule for StaleReuse {
         } else {
             "TCP keepalive helps only if the path forgot the flow, not if the server closed it: a server's idle limit counts requests, not probes."
         });
-        body.number("resets", cases.len() as f64);
+        body.number("resets", cx.count(cases) as f64);
         if let Some(d) = idle {
             body.seconds("idle_s", d);
         }

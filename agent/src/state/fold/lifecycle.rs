@@ -66,6 +66,8 @@ pub(super) fn enter(s: &mut Socket, at: Mono, to: TcpState) {
     s.state_since = Some(at);
     match to {
         TcpState::SynSent => {
+            // connect() on a socket whose last connect failed.
+            s.closed_at = None;
             s.direction = Some(Direction::Outgoing);
             s.activity.last_sent = Some(at);
         }
