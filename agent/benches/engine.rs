@@ -21,7 +21,7 @@ fn open(table: &mut Table, id: u64) {
     let update = SocketUpdate {
         id: Some(SocketId(id)),
         flow: Some(flow),
-        owners: Some(vec![Owner { pid: 100 + (id % 20) as u32, comm: "node".into(), fd: Some(5), program: None }]),
+        owners: Some([Owner { pid: 100 + (id % 20) as u32, comm: "node".into(), fd: Some(5), program: None }].into()),
         direction: Some(Direction::Outgoing),
         state: Some(TcpState::Established),
         keepalive: Some(keepalive),

@@ -42,6 +42,7 @@ impl Attribution {
                     self.namespaces.enter(netns, now);
                 }
                 self.processes.insert(pid, p);
+                self.processes_changed += 1;
                 true
             }
             None => false,
@@ -261,18 +262,21 @@ impl Attribution {
         k.keepalive_read = seen.keepalive.map(|_| now).or(k.keepalive_read);
         k.remote_name = self.name_for(k.flow);
         k.add_owner(owner);
-        self.enter(k, now, changed);
+        let found = self.table.get(seen.id).is_none();
+        if self.enter(k, now) {
+            changed.insert(seen.id);
+            if found {
+                self.is_new(seen.id);
+            }
+        }
     }
 
-    /// Puts a socket into the table and works out its direction.
-    pub(super) fn enter(&mut self, mut k: Known, now: Mono, changed: &mut BTreeSet<SocketId>) {
+    /// Puts a socket into the table and works out its direction. False if there is no room.
+    pub(super) fn enter(&mut self, mut k: Known, now: Mono) -> bool {
         if k.direction.is_none() && !k.listener {
             k.direction = self.direction(&k, now);
         }
-        let id = k.id;
-        if self.table.insert(k).is_some() {
-            changed.insert(id);
-        }
+        self.table.insert(k).is_some()
     }
 
     /// A connection whose local port something listens on was accepted; the others were made.

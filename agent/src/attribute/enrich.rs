@@ -1,6 +1,6 @@
 //! Live events get what the kernel could not know at that moment: owners, names, the forecast, who made a RST.
 
-use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Attribution;
@@ -21,7 +21,7 @@ impl Attribution {
         let ours = match &mut event.kind {
             EventKind::State(c) => self.state_event(c, now, out),
             EventKind::Retransmit(r) => self.retransmit_event(r, now, out),
-            EventKind::Reset(r) => self.reset_event(r, now, out),
+            EventKind::Reset(r) => self.reset_event(Arc::make_mut(r), now, out),
             EventKind::Socket(u) => self.socket_event(u, now, out),
             EventKind::Sample(s) => {
                 let known = self.table.get_mut(s.socket);
@@ -99,7 +99,7 @@ impl Attribution {
         if let Some(l) = &listener {
             k.direction = Some(Direction::Incoming);
             k.family = l.family;
-            for o in &l.owners {
+            for o in l.owners.iter() {
                 k.add_owner(crate::model::Owner { fd: None, ..o.clone() });
             }
         }
@@ -110,17 +110,21 @@ impl Attribution {
 
     fn listener_of(&self, flow: Option<Flow>, netns: Option<u32>) -> Option<&Known> {
         let local = flow?.local;
-        self.table.iter().filter(|k| k.listener && k.gone.is_none()).find(|k| {
-            let at = k.flow.map(|f| f.local);
+        self.table.listening_on(local.port()).find(|k| {
+            let at = k.flow.map(|f| f.local.ip());
             (netns.is_none() || k.netns.is_none() || k.netns == netns)
-                && at.is_some_and(|a| a.port() == local.port() && (a.ip().is_unspecified() || a.ip() == local.ip()))
+                && at.is_some_and(|ip| ip.is_unspecified() || ip == local.ip())
         })
     }
 
     fn first_sight(&mut self, k: Known, now: Mono, out: &mut Vec<Event>) {
         let id = k.id;
-        self.enter(k, now, &mut BTreeSet::new());
-        out.extend(self.describe(id, now));
+        if self.enter(k, now) {
+            if self.new_by_event {
+                self.is_new(id);
+            }
+            out.extend(self.describe(id, now));
+        }
     }
 
     fn state_event(&mut self, c: &mut StateChange, now: Mono, out: &mut Vec<Event>) -> bool {
@@ -140,8 +144,8 @@ impl Attribution {
             k.remote_name = self.name_for(c.flow);
             if let Some(p) = self.processes.get_mut(&pid) {
                 // The program may have changed (exec) since the last look.
-                p.rename();
-                k.add_owner(p.owner(None));
+                p.rename(now);
+                k.owners = p.alone();
                 if let Some(netns) = p.netns.clone() {
                     self.namespaces.enter(&netns, now);
                 }
@@ -209,10 +213,10 @@ impl Attribution {
         if !self.resolve(&mut id, u.flow, u.netns, now, out) {
             return false;
         }
+        if let (true, Some(id)) = (u.destroyed, id) {
+            self.table.set_gone(id, now);
+        }
         if let Some(k) = id.and_then(|id| self.table.get_mut(id)) {
-            if u.destroyed {
-                k.gone = k.gone.or(Some(now));
-            }
             if u.remote_name.is_none() {
                 u.remote_name.clone_from(&k.remote_name);
             }

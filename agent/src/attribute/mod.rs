@@ -19,10 +19,11 @@ pub mod procfs;
 mod program;
 mod sample;
 pub mod sysctl;
+mod table;
 pub mod targets;
 mod versions;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,11 +35,11 @@ pub use names::{Lookup, Names};
 pub use targets::TargetSpec;
 
 use crate::model::{Event, EventKind, Mono, SocketId};
-use known::Table;
 use limits::Limits;
 use namespaces::Namespaces;
 use process::Process;
 use program::Programs;
+use table::Table;
 
 /// Targets and what is known of their sockets.
 pub struct Attribution {
@@ -62,6 +63,19 @@ pub struct Attribution {
     limits: Limits,
     /// Sockets whose keepalive is to be read again at once.
     reread: BTreeSet<SocketId>,
+    /// Sockets that are new since the last [`Attribution::take_new`].
+    new: VecDeque<SocketId>,
+    /// Those met by an event are among them.
+    new_by_event: bool,
+    /// Grows with each process that joins or leaves.
+    processes_changed: u64,
+}
+
+/// A socket that is watched from now on.
+#[derive(Clone, Copy, Debug)]
+pub struct NewSocket {
+    pub id: SocketId,
+    pub flow: Option<crate::model::Flow>,
 }
 
 /// Why an inode is not watched.
@@ -96,6 +110,9 @@ impl Attribution {
             sample_cost: Duration::ZERO,
             limits: Limits::default(),
             reread: BTreeSet::new(),
+            new: VecDeque::new(),
+            new_by_event: false,
+            processes_changed: 0,
         };
         let events = this.refresh(now);
         Ok((this, events))
@@ -113,6 +130,31 @@ impl Attribution {
     /// The processes watched now.
     pub fn pids(&self) -> impl Iterator<Item = u32> + '_ {
         self.processes.keys().copied()
+    }
+
+    /// Grows whenever [`Self::pids`] changes.
+    pub fn pids_revision(&self) -> u64 {
+        self.processes_changed
+    }
+
+    /// Whether [`Self::take_new`] also gives sockets that an event told of; else only those found by looking.
+    pub fn give_met(&mut self, yes: bool) {
+        self.new_by_event = yes;
+    }
+
+    /// The next socket that is new and not gone. Each comes once.
+    pub fn take_new(&mut self) -> Option<NewSocket> {
+        while let Some(id) = self.new.pop_front() {
+            if let Some(k) = self.table.get(id).filter(|k| k.gone.is_none()) {
+                return Some(NewSocket { id, flow: k.flow });
+            }
+        }
+        None
+    }
+
+    /// Gives one back that could not be taken in; it comes again.
+    pub fn put_back(&mut self, new: NewSocket) {
+        self.new.push_front(new.id);
     }
 
     /// No target is left and none can come: the watch is over.
@@ -147,10 +189,7 @@ impl Attribution {
 
     /// (network namespace, port) of the targets' listeners: how the kernel side recognises accepted sockets.
     pub fn listeners(&self) -> impl Iterator<Item = (u32, u16)> + '_ {
-        self.table
-            .iter()
-            .filter(|k| k.listener && k.gone.is_none())
-            .filter_map(|k| Some((k.netns?, k.flow?.local.port())))
+        self.table.listeners().filter_map(|k| Some((k.netns?, k.flow?.local.port())))
     }
 
     /// Keeps sockets of sock_diag open in the namespaces known so far, for when they cannot be entered any more.
@@ -199,6 +238,7 @@ impl Attribution {
     /// A process ended. Its sockets keep it as their last owner.
     pub fn exited(&mut self, pid: u32, now: Mono) -> Option<Event> {
         let process = self.processes.remove(&pid)?;
+        self.processes_changed += 1;
         for s in &process.sockets {
             for id in self.table.of_inode(s.inode).to_vec() {
                 if let Some(k) = self.table.get_mut(id) {
@@ -231,6 +271,13 @@ impl Attribution {
         self.table.expire(now);
         self.note_limits();
         out
+    }
+
+    fn is_new(&mut self, id: SocketId) {
+        if self.new.len() >= self.table.max() {
+            self.new.pop_front();
+        }
+        self.new.push_back(id);
     }
 
     /// The whole description of a socket as an event.

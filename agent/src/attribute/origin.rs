@@ -4,6 +4,7 @@
 //! RST through with the flow's own TTL. So a differing TTL needs a second fact, and a fitting one only says that
 //! the packet came from where the flow comes from.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use crate::model::{PacketFacts, ResetOrigin, TcpState};
@@ -27,30 +28,30 @@ pub struct Facts {
 pub struct Verdict {
     pub origin: ResetOrigin,
     /// The facts, in words, each from the packet or the socket.
-    pub why: String,
+    pub why: Cow<'static, str>,
 }
 
 /// Where a received RST came from, as far as the facts say.
 pub fn classify(f: &Facts) -> Verdict {
-    let verdict = |origin, why: String| Verdict { origin, why };
+    let verdict = |origin, why: Cow<'static, str>| Verdict { origin, why };
     let p = &f.packet;
     let Some(ttl) = p.ttl else {
         return verdict(ResetOrigin::Unknown, "the RST packet itself was not seen".into());
     };
     if f.state == Some(TcpState::SynSent) {
         let why = format!("TTL {ttl}; it answers a SYN, and nothing came from the peer before to compare with");
-        return verdict(ResetOrigin::Unknown, why);
+        return verdict(ResetOrigin::Unknown, why.into());
     }
     let Some(low) = p.flow_ttl else {
         let why = format!("TTL {ttl}; no ordinary packet of this flow was seen to compare with");
-        return verdict(ResetOrigin::Unknown, why);
+        return verdict(ResetOrigin::Unknown, why.into());
     };
     let high = p.flow_ttl_max.unwrap_or(low).max(low);
     let flow = if low == high { format!("{low}") } else { format!("{low} to {high}") };
     // A flow that takes several paths may take yet another: allow for its own spread again.
     let spread = high - low;
     if (low.saturating_sub(spread)..=high.saturating_add(spread)).contains(&ttl) {
-        return verdict(ResetOrigin::Peer, format!("TTL {ttl}, like the flow's {flow}"));
+        return verdict(ResetOrigin::Peer, format!("TTL {ttl}, like the flow's {flow}").into());
     }
     let mut why = vec![format!("TTL {ttl} where the flow has {flow}")];
     let mut second = false;
@@ -73,10 +74,10 @@ pub fn classify(f: &Facts) -> Verdict {
         }
     }
     if second {
-        verdict(ResetOrigin::Middlebox, why.join("; "))
+        verdict(ResetOrigin::Middlebox, why.join("; ").into())
     } else {
         why.push("no second sign that it is not the peer's".into());
-        verdict(ResetOrigin::Unknown, why.join("; "))
+        verdict(ResetOrigin::Unknown, why.join("; ").into())
     }
 }
 

@@ -11,7 +11,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::procfs::{self, SocketFd};
 use super::program::Programs;
 use super::sample::spent;
-use crate::model::{Component, Mono, Owner};
+use crate::model::{Component, Mono, Owner, Owners};
 use crate::source::diag::NetNs;
 
 /// Descriptors that the agent holds on processes; beyond this they are opened for each scan (RLIMIT_NOFILE is often
@@ -23,6 +23,8 @@ const SCAN_MIN: Duration = Duration::from_secs(1);
 /// When an event names a socket that is not known yet, the scan is brought forward, but not below this share.
 const URGENT_SHARE: u32 = 20;
 const URGENT_MIN: Duration = Duration::from_millis(50);
+/// At the events of a storm its name is read no more often than this: 2 µs each time.
+const NAME_AGE: Duration = Duration::from_millis(10);
 
 #[derive(Debug)]
 pub struct Process {
@@ -40,6 +42,9 @@ pub struct Process {
     /// What it runs, and by which name it was then: a process that executes another program changes it.
     program: Option<Arc<[Component]>>,
     program_of: Option<Arc<str>>,
+    /// As the only owner of a socket whose descriptor is not known yet, and by which name.
+    alone: Option<Owners>,
+    named: Option<Mono>,
     scanned: Option<Mono>,
     cost: Duration,
 }
@@ -66,6 +71,8 @@ impl Process {
             no_getfd: None,
             program: None,
             program_of: None,
+            alone: None,
+            named: None,
             scanned: None,
             cost: Duration::ZERO,
         })
@@ -75,12 +82,30 @@ impl Process {
         Owner { pid: self.pid, comm: self.comm.clone(), fd, program: self.program.clone() }
     }
 
-    /// Reads its name again; the last one stays when it is gone.
-    pub fn rename(&mut self) {
+    /// The owners of a socket that it has just made.
+    pub fn alone(&mut self) -> Owners {
+        match &self.alone {
+            Some(owners) => owners.clone(),
+            None => {
+                let owners: Owners = [self.owner(None)].into();
+                self.alone = Some(owners.clone());
+                owners
+            }
+        }
+    }
+
+    /// Reads its name again, unless that was just done; the last one stays when it is gone.
+    pub fn rename(&mut self, now: Mono) {
+        // Events of several processors come out of order.
+        if self.named.is_some_and(|t| now.since(t) < NAME_AGE) {
+            return;
+        }
+        self.named = Some(now);
         if let Some(comm) = procfs::comm(self.pid)
             && *comm != *self.comm
         {
             self.comm = comm.into();
+            self.alone = None;
         }
     }
 
@@ -97,6 +122,7 @@ impl Process {
     pub fn identify(&mut self, programs: &mut Programs) {
         if !self.sockets.is_empty() && self.program_of.as_ref() != Some(&self.comm) {
             self.program = programs.of(self.pid);
+            self.alone = None;
             self.program_of = Some(self.comm.clone());
         }
     }
@@ -105,7 +131,7 @@ impl Process {
     pub fn scan(&mut self, now: Mono, buffer: &mut Vec<SocketFd>) -> Option<Diff> {
         let started = spent();
         self.scanned = Some(now);
-        self.rename();
+        self.rename(now);
         let result = procfs::sockets_of(self.pid, buffer);
         self.hidden = None;
         match result {

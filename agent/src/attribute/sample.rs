@@ -112,8 +112,8 @@ impl Attribution {
     }
 
     fn gone(&mut self, id: SocketId, now: Mono, out: &mut Vec<Event>) {
+        self.table.set_gone(id, now);
         let Some(k) = self.table.get_mut(id) else { return };
-        k.gone = Some(now);
         k.state = Some(TcpState::Close);
         let update = SocketUpdate { id: Some(id), destroyed: true, ..SocketUpdate::default() };
         out.push(Event { at: now, kind: EventKind::Socket(Box::new(update)) });

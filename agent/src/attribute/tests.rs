@@ -70,7 +70,7 @@ fn a_socket_opened_later_is_found_by_the_event_that_names_it() {
         pid: Some(1),
         direction: crate::model::ResetDirection::Sent,
         origin: crate::model::ResetOrigin::Unknown,
-        origin_why: String::new(),
+        origin_why: "".into(),
         state: None,
         idle_before: None,
         kernel_reason: None,
@@ -78,14 +78,14 @@ fn a_socket_opened_later_is_found_by_the_event_that_names_it() {
         detail: Default::default(),
     };
     let mut out = Vec::new();
-    assert!(a.enrich(Event { at: later(1.0), kind: EventKind::Reset(Box::new(reset.clone())) }, &mut out));
+    assert!(a.enrich(Event { at: later(1.0), kind: EventKind::Reset(Arc::new(reset.clone())) }, &mut out));
     assert_eq!(updates(&out, id(&s)).len(), 1, "described first");
     let EventKind::Reset(r) = &out.last().unwrap().kind else { panic!("{out:?}") };
     assert_eq!((r.pid, r.origin), (Some(std::process::id()), crate::model::ResetOrigin::Local));
 
     let strange = crate::model::Reset { socket: Some(SocketId(u64::MAX)), flow: None, ..reset };
     out.clear();
-    assert!(!a.enrich(Event { at: later(3.0), kind: EventKind::Reset(Box::new(strange)) }, &mut out));
+    assert!(!a.enrich(Event { at: later(3.0), kind: EventKind::Reset(Arc::new(strange)) }, &mut out));
     assert!(out.iter().all(|e| !matches!(e.kind, EventKind::Reset(_))), "nobody's socket causes no line");
 }
 

@@ -53,7 +53,7 @@ fn a_storm_is_counted_whole_and_kept_in_part() {
         let state = |from, to| {
             EventKind::State(StateChange { socket: id, flow: Some(flow), netns: None, from, to, pid: None })
         };
-        let reset = EventKind::Reset(Box::new(Reset {
+        let reset = EventKind::Reset(Arc::new(Reset {
             socket: id,
             flow: Some(flow),
             netns: None,

@@ -1,6 +1,7 @@
 //! One reset, one cause: what the state, the silence before it and the packet say together. TTL alone convicts
 //! nobody: behind a NAT that gave the flow a new port, the real server resets it with the flow's own TTL.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ pub struct ResetVerdict {
     pub bytes_sent: Option<u64>,
     pub bytes_received: Option<u64>,
     pub origin: ResetOrigin,
-    pub origin_why: String,
+    pub origin_why: Cow<'static, str>,
     pub packet: PacketFacts,
     pub kernel_reason: Option<Arc<str>>,
 }

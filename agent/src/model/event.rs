@@ -1,9 +1,11 @@
 //! The events that flow through the program, live or replayed. State is a fold over them.
 
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{
-    ActionRecord, Counters, Direction, End, Family, Finding, Flow, IdleLimits, Keepalive, Mono, Owner, PacketFacts,
+    ActionRecord, Counters, Direction, End, Family, Finding, Flow, IdleLimits, Keepalive, Mono, Owners, PacketFacts,
     ResetDirection, ResetOrigin, RetransmitKind, Session, SocketId, TcpMetrics, TcpState,
 };
 
@@ -20,7 +22,8 @@ pub enum EventKind {
     Socket(Box<SocketUpdate>),
     State(StateChange),
     Retransmit(Box<Retransmit>),
-    Reset(Box<Reset>),
+    /// Shared: the socket keeps its last one.
+    Reset(Arc<Reset>),
     /// A look at `tcp_info`.
     Sample(Box<Sample>),
     /// A watched process ended; its sockets keep it as their last owner.
@@ -43,11 +46,11 @@ pub struct SocketUpdate {
     pub family: Option<Family>,
     pub flow: Option<Flow>,
     /// The name the user gave (`--dst`) or that resolves to the remote address.
-    pub remote_name: Option<std::sync::Arc<str>>,
+    pub remote_name: Option<Arc<str>>,
     /// Inode number of the network namespace.
     pub netns: Option<u32>,
     /// Replaces the set of owners, when present.
-    pub owners: Option<Vec<Owner>>,
+    pub owners: Option<Owners>,
     pub direction: Option<Direction>,
     pub state: Option<TcpState>,
     /// When it was opened, if the agent saw it.
@@ -128,13 +131,13 @@ pub struct Reset {
     pub direction: ResetDirection,
     pub origin: ResetOrigin,
     /// Why that origin, in words; empty for unknown.
-    pub origin_why: String,
+    pub origin_why: Cow<'static, str>,
     pub state: Option<TcpState>,
     /// How long the connection had been silent before the last thing that was sent (or, if nothing was sent since,
     /// before the RST).
     pub idle_before: Option<Duration>,
     /// The kernel's reset reason, e.g. `TCP_STATE`, decoded from the running kernel.
-    pub kernel_reason: Option<std::sync::Arc<str>>,
+    pub kernel_reason: Option<Arc<str>>,
     pub packet: PacketFacts,
     pub detail: TcpDetail,
 }

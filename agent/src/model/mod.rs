@@ -15,7 +15,7 @@ pub use event::{Event, EventKind, Lost, Reset, Retransmit, Sample, SocketUpdate,
 pub use finding::{Code, Confidence, Evidence, Finding, FindingStatus};
 pub use limits::{IdleFigure, IdleLimits};
 pub use net::{CookieHash, DestPrefix, Family, Flow, SocketId, canonical, mapped};
-pub use process::{Component, Owner, sanitize};
+pub use process::{Component, Owner, Owners, sanitize};
 pub use session::{BackendChoice, End, Hook, Session, Targets, Totals};
 pub use tcp::{
     Counters, Direction, Keepalive, PacketFacts, ResetDirection, ResetOrigin, RetransmitKind, SetBy, TcpMetrics,

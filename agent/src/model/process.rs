@@ -13,6 +13,9 @@ pub struct Owner {
     pub program: Option<std::sync::Arc<[Component]>>,
 }
 
+/// All holders of a socket, sorted: most have the same one.
+pub type Owners = std::sync::Arc<[Owner]>;
+
 /// A program and its version, as its files tell.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Component {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -93,7 +93,7 @@ impl<'a> Line<'a> {
             Self::Socket(l) => EventKind::Socket(Box::new(socket(l, clock))),
             Self::State(l) => EventKind::State(state(l).ok_or_else(|| unknown("state"))?),
             Self::Retransmit(l) => EventKind::Retransmit(Box::new(retransmit(l))),
-            Self::Reset(l) => EventKind::Reset(Box::new(reset(l).ok_or_else(|| unknown("direction"))?)),
+            Self::Reset(l) => EventKind::Reset(Arc::new(reset(l).ok_or_else(|| unknown("direction"))?)),
             Self::Sample(l) => EventKind::Sample(Box::new(Sample {
                 socket: l.socket.0,
                 state: l.state.model().ok_or_else(|| unknown("state"))?,
@@ -274,7 +274,7 @@ fn reset(l: &ResetLine<'_>) -> Option<Reset> {
         pid: l.pid,
         direction: l.direction.model()?,
         origin: l.origin.model().unwrap_or(crate::model::ResetOrigin::Unknown),
-        origin_why: l.origin_why.as_deref().map(safe).unwrap_or_default(),
+        origin_why: l.origin_why.as_deref().map(safe).unwrap_or_default().into(),
         state: l.state.and_then(TcpState::model),
         idle_before: l.idle_before_s.map(|s| s.0),
         kernel_reason: l.kernel_reason.as_deref().map(|r| safe(r).into()),

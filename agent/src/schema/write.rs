@@ -113,7 +113,7 @@ impl<'a> Line<'a> {
                 idle_before_s: r.idle_before.map(Seconds),
                 kernel_reason: r.kernel_reason.as_deref().map(Cow::from),
                 packet: r.packet.into(),
-                origin_why: (!r.origin_why.is_empty()).then(|| r.origin_why.as_str().into()),
+                origin_why: (!r.origin_why.is_empty()).then(|| (&*r.origin_why).into()),
                 tcp: DetailPart::new(&r.detail),
             }),
             EventKind::Sample(s) => Self::Sample(SampleLine {

@@ -320,15 +320,15 @@ fn the_received_reset_counts_not_the_answer_to_it() {
         pid: None,
         direction,
         origin: ResetOrigin::Unknown,
-        origin_why: String::new(),
+        origin_why: "".into(),
         state: None,
         idle_before: None,
         kernel_reason: None,
         packet: PacketFacts::default(),
         detail: TcpDetail::default(),
     };
-    f.open().apply(2.0, EventKind::Reset(Box::new(reset(ResetDirection::Received))));
-    f.apply(2.1, EventKind::Reset(Box::new(reset(ResetDirection::Sent))));
+    f.open().apply(2.0, EventKind::Reset(reset(ResetDirection::Received).into()));
+    f.apply(2.1, EventKind::Reset(reset(ResetDirection::Sent).into()));
     let last = f.socket().last_reset.clone().expect("a reset");
     assert_eq!((last.direction, last.state), (ResetDirection::Received, Some(TcpState::Established)));
     assert_eq!(f.socket().last_reset_at, Some(at(2.0)));

@@ -3,8 +3,10 @@
 mod fold;
 #[cfg(test)]
 mod fold_tests;
+mod history;
 mod socket;
 mod table;
 
-pub use socket::{Activity, HISTORY_LEN, History, HistoryKind, Socket};
+pub use history::{HISTORY_LEN, Happening, History, HistoryKind};
+pub use socket::{Activity, Socket};
 pub use table::{Snapshot, Table, TableConfig};

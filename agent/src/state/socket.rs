@@ -4,11 +4,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::{Counters, Direction, Family, Flow, Keepalive, Mono, Owner, Reset, SocketId, TcpMetrics, TcpState};
-
-/// Entries of a socket's history; the oldest leave first. 64 covers a whole RTO back-off (15 retransmits) with the
-/// connection's beginning, its idle gap and what was done about it.
-pub const HISTORY_LEN: usize = 64;
+use super::history::{HISTORY_LEN, Happening, History};
+use crate::model::{
+    Counters, Direction, Family, Flow, Keepalive, Mono, Owners, Reset, SocketId, TcpMetrics, TcpState,
+};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Socket {
@@ -18,7 +17,7 @@ pub struct Socket {
     pub remote_name: Option<Arc<str>>,
     pub netns: Option<u32>,
     /// Present owners, or the last ones once all have exited.
-    pub owners: Vec<Owner>,
+    pub owners: Owners,
     /// All owners have exited.
     pub orphaned: bool,
     pub direction: Option<Direction>,
@@ -33,7 +32,7 @@ pub struct Socket {
     pub tcp_at: Option<Mono>,
     /// When the kernel gives up on the data in flight, if nothing is acknowledged.
     pub gives_up_at: Option<Mono>,
-    pub last_reset: Option<Reset>,
+    pub last_reset: Option<Arc<Reset>>,
     pub last_reset_at: Option<Mono>,
     /// When it reached CLOSE or was destroyed: a tombstone from then on.
     pub closed_at: Option<Mono>,
@@ -128,28 +127,6 @@ pub struct Activity {
     pub sent_mark: Option<u64>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
-pub struct History {
-    pub at: Mono,
-    pub kind: HistoryKind,
-    /// For a person: `RTO 3, backoff 2, no ACK since 12:41:04`.
-    pub text: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HistoryKind {
-    Opened,
-    State,
-    Sent,
-    Received,
-    Retransmit,
-    Reset,
-    Keepalive,
-    Action,
-    Finding,
-    Closed,
-}
-
 impl Socket {
     /// Width of a sparkline slot: eight of them show the first nine retransmits of a back-off from 200 ms.
     pub const SPARK_SLOT: Duration = Duration::from_secs(10);
@@ -161,7 +138,7 @@ impl Socket {
             flow: None,
             remote_name: None,
             netns: None,
-            owners: Vec::new(),
+            owners: Owners::default(),
             orphaned: false,
             direction: None,
             state: None,
@@ -184,6 +161,13 @@ impl Socket {
             history_dropped: 0,
             revision: 0,
         }
+    }
+
+    /// Makes it the record of another socket, with the memory it has.
+    pub(super) fn begin(&mut self, id: SocketId, at: Mono) {
+        let mut history = std::mem::take(&mut self.history);
+        history.clear();
+        *self = Self { history, ..Self::new(id, at) };
     }
 
     /// Name if there is one, else address; with port. `?` before the remote end is known.
@@ -215,13 +199,13 @@ impl Socket {
         self.closed_at.is_some()
     }
 
-    pub(super) fn note(&mut self, at: Mono, kind: HistoryKind, text: String) {
+    pub(super) fn note(&mut self, at: Mono, what: Happening) {
         if self.history.len() == HISTORY_LEN {
             // Keep the first four: how the connection began explains the rest.
             self.history.remove(4);
             self.history_dropped += 1;
         }
-        self.history.push_back(History { at, kind, text });
+        self.history.push_back(History { at, what });
     }
 
     /// Moves the sparkline on to the slot of `now`.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::fold;
-use super::socket::{HistoryKind, Socket};
+use super::history::Happening;
+use super::socket::Socket;
 use crate::model::{
     CookieHash, Event, EventKind, Finding, IdleLimits, Lost, Mono, Session, SocketId, Totals, WallClock,
 };
@@ -63,6 +64,10 @@ impl Snapshot {
 /// Destinations whose limits are kept: as many as the learner keeps over runs.
 const MAX_LIMITS: usize = 1_024;
 
+/// Records of sockets that left, kept for the next ones: each is 1.2 KiB in several pieces, which an allocator takes
+/// back and gives out again at the price of folding an event.
+const SPARE: usize = 64;
+
 pub struct Table {
     config: TableConfig,
     pub(super) sockets: HashMap<SocketId, Arc<Socket>, CookieHash>,
@@ -70,6 +75,7 @@ pub struct Table {
     tombs: VecDeque<(Mono, SocketId)>,
     /// In the order they were first seen; those that left are among them until there are too many of them.
     order: Vec<SocketId>,
+    spare: Vec<Arc<Socket>>,
     session: Arc<Session>,
     pub(super) totals: Totals,
     lost: Lost,
@@ -89,6 +95,7 @@ impl Table {
             sockets: HashMap::default(),
             tombs: VecDeque::new(),
             order: Vec::new(),
+            spare: Vec::new(),
             session: Arc::default(),
             totals: Totals::default(),
             lost: Lost::default(),
@@ -149,11 +156,11 @@ impl Table {
             }
             EventKind::Exit { pid } => self.exit(*pid, at),
             EventKind::Finding(f) => {
+                let text: Arc<str> = format!("{} {}: {}", f.code, f.confidence.name(), f.summary).into();
                 for id in &f.sockets {
                     if self.sockets.contains_key(id) {
-                        let text = format!("{} {}: {}", f.code, f.confidence.name(), f.summary);
                         self.with(*id, at, |s| {
-                            s.note(at, HistoryKind::Finding, text.clone());
+                            s.note(at, Happening::Finding(text.clone()));
                             false
                         });
                     }
@@ -235,7 +242,13 @@ impl Table {
         if self.sockets.len() >= self.config.max_sockets && !self.bury() {
             return false;
         }
-        self.sockets.insert(id, Arc::new(Socket::new(id, at)));
+        let mut socket = self.spare.pop().unwrap_or_else(|| Arc::new(Socket::new(id, at)));
+        match Arc::get_mut(&mut socket) {
+            Some(s) => s.begin(id, at),
+            // A picture that somebody still looks at has it.
+            None => socket = Arc::new(Socket::new(id, at)),
+        }
+        self.sockets.insert(id, socket);
         self.order.push(id);
         if self.order.len() > self.sockets.len() * 2 + 64 {
             let sockets = &self.sockets;
@@ -250,7 +263,9 @@ impl Table {
         while let Some((at, id)) = self.tombs.pop_front() {
             // One that connected anew lives on.
             if self.sockets.get(&id).is_some_and(|s| s.closed_at == Some(at)) {
-                self.sockets.remove(&id);
+                if let Some(socket) = self.sockets.remove(&id).filter(|_| self.spare.len() < SPARE) {
+                    self.spare.push(socket);
+                }
                 self.changed.push(id);
                 return true;
             }

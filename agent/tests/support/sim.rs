@@ -295,7 +295,7 @@ impl<'a> Sim<'a> {
             id: Some(id),
             family: Some(Family::V4),
             flow: Some(Flow { local, remote }),
-            owners: Some(vec![Owner { pid, comm, fd: Some(9), program: None }]),
+            owners: Some([Owner { pid, comm, fd: Some(9), program: None }].into()),
             state: step.old.then_some(TcpState::Established),
             ..Default::default()
         };

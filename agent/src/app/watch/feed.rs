@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::attribute::{Attribution, Names};
 use crate::config::WatchConfig;
-use crate::model::{Event, Flow, Hook, Lost, SocketId};
+use crate::model::{Event, Flow, Hook, Lost};
 use crate::source::cgroup2;
 use crate::source::diag::KeptDiags;
 use crate::source::ebpf::klog::KernelLog;
@@ -20,7 +20,6 @@ pub struct Feed {
     tree: bool,
     /// What the kernel side was told already.
     pids: BTreeSet<u32>,
-    sockets: BTreeSet<SocketId>,
     listeners: BTreeSet<(u32, u16)>,
     lost: bool,
 }
@@ -48,7 +47,6 @@ impl Feed {
             limits: Vec::new(),
             tree: config.targets.tree,
             pids: config.targets.pids.iter().copied().collect(),
-            sockets: BTreeSet::new(),
             listeners: BTreeSet::new(),
             lost: false,
         };
@@ -95,9 +93,17 @@ impl Feed {
         &self.limits
     }
 
+    /// Whether sockets that an event told of are to be told back to the kernel side, too.
+    pub fn wants_met(&self) -> bool {
+        self.kernel.as_ref().is_some_and(|k| !k.tells_cookies())
+    }
+
     /// Tells the kernel side whose sockets to watch, as far as it does not know yet.
-    pub fn know(&mut self, attribution: &Attribution) -> Result<()> {
-        let Some(kernel) = &mut self.kernel else { return Ok(()) };
+    pub fn know(&mut self, attribution: &mut Attribution) -> Result<()> {
+        let Some(kernel) = &mut self.kernel else {
+            while attribution.take_new().is_some() {}
+            return Ok(());
+        };
         let pids: BTreeSet<u32> = attribution.pids().collect();
         for pid in pids.difference(&self.pids) {
             kernel.add_pid(*pid, self.tree)?;
@@ -106,14 +112,12 @@ impl Feed {
             kernel.remove_pid(*pid)?;
         }
         self.pids = pids;
-        let mut present = BTreeSet::new();
-        for k in attribution.sockets().filter(|k| k.gone.is_none()) {
-            present.insert(k.id);
-            if !self.sockets.contains(&k.id) {
-                kernel.add_socket(k.id, k.flow.filter(connected), None)?;
+        while let Some(new) = attribution.take_new() {
+            if let Err(e) = kernel.add_socket(new.id, new.flow.filter(connected), None) {
+                attribution.put_back(new);
+                return Err(e);
             }
         }
-        self.sockets = present;
         for (netns, port) in attribution.listeners() {
             if self.listeners.insert((netns, port)) {
                 kernel.add_listener(netns, port)?;

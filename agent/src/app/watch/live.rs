@@ -37,6 +37,8 @@ pub struct Live {
     notes: Vec<String>,
     limits_said: usize,
     told: BTreeSet<u32>,
+    /// Of the attribution's processes when `told` was made.
+    pids_revision: u64,
     /// Findings opened so far: the engine numbers them.
     opened: u64,
     over: bool,
@@ -62,6 +64,7 @@ impl Live {
             notes: Vec::new(),
             limits_said: 0,
             told: BTreeSet::new(),
+            pids_revision: 0,
             opened: 0,
             over: false,
         })
@@ -164,8 +167,10 @@ impl Live {
 
     /// New processes and sockets that an event made known must be watched by the kernel side too.
     fn introduce(&mut self, feed: &mut Feed) {
-        let pids: BTreeSet<u32> = self.attribution.pids().collect();
-        if pids != self.told {
+        let revision = self.attribution.pids_revision();
+        if revision != self.pids_revision {
+            self.pids_revision = revision;
+            let pids: BTreeSet<u32> = self.attribution.pids().collect();
             self.recognise(&pids);
             self.told = pids;
             self.tell(feed);
@@ -173,7 +178,7 @@ impl Live {
     }
 
     fn tell(&mut self, feed: &mut Feed) {
-        if let Err(e) = feed.know(&self.attribution) {
+        if let Err(e) = feed.know(&mut self.attribution) {
             self.note(format!("{e:#}"));
         }
     }

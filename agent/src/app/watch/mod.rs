@@ -60,7 +60,8 @@ async fn watch(mut config: WatchConfig) -> Result<u8> {
     let mut feed = Feed::attach(&config, &names, &diags)?;
     let (mut attribution, first) = Attribution::new(&config.targets, names, config.max_sockets as usize, Mono::now())
         .map_err(anyhow::Error::msg)?;
-    feed.know(&attribution)?;
+    attribution.give_met(feed.wants_met());
+    feed.know(&mut attribution)?;
     let session = session(&config, &feed, &mut attribution, started);
     attribution.keep_diags(&diags);
     let mut live = Live::new(&config, attribution, diags, clock, started)?;

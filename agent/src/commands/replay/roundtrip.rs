@@ -139,7 +139,7 @@ fn record_in_parts(path: &std::path::Path, max_files: Option<u32>) {
     for n in 0..5_000u64 {
         let mut reset = samples::reset();
         reset.pid = Some(n as u32);
-        events.push(Event { at: Mono(40_000_000_000 + n * 3_000_000), kind: EventKind::Reset(Box::new(reset)) });
+        events.push(Event { at: Mono(40_000_000_000 + n * 3_000_000), kind: EventKind::Reset(reset.into()) });
     }
     events.push(Event { at: Mono(99_000_000_000), ..end });
     for e in &events {

@@ -94,14 +94,14 @@ impl Converter {
         } else {
             (ResetDirection::Received, ResetOrigin::Unknown)
         };
-        EventKind::Reset(Box::new(Reset {
+        EventKind::Reset(Arc::new(Reset {
             socket,
             flow: flow(r),
             netns: netns(r),
             pid: None,
             direction,
             origin,
-            origin_why: String::new(),
+            origin_why: "".into(),
             state: TcpState::from_kernel(r.state),
             idle_before: None,
             kernel_reason: self.reason(r),

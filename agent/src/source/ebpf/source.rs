@@ -266,6 +266,12 @@ impl EbpfSource {
         std::mem::take(&mut self.forks)
     }
 
+    /// Whether records name their socket by its cookie; else user space joins them, and has to tell the kernel side of
+    /// each socket.
+    pub fn tells_cookies(&self) -> bool {
+        !self.by_address
+    }
+
     pub fn backend(&self) -> Backend {
         self.backend
     }

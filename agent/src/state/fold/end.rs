@@ -1,44 +1,39 @@
 //! A reset, and what the agent itself did to the socket.
 
+use std::sync::Arc;
+
 use super::heard::detail;
 use super::lifecycle::better;
 use crate::model::{
     ActionKind, ActionRecord, ActionResult, Keepalive, Mono, Reset, ResetDirection, ResetOrigin, SetBy,
 };
-use crate::state::socket::{HistoryKind, Socket};
+use crate::state::history::Happening;
+use crate::state::socket::Socket;
 
-pub(in crate::state) fn reset(s: &mut Socket, at: Mono, r: &Reset) {
+pub(in crate::state) fn reset(s: &mut Socket, at: Mono, r: &Arc<Reset>) {
     s.flow = better(r.flow, s.flow);
     s.netns = r.netns.or(s.netns);
     detail(s, at, &r.detail);
-    let (arrow, who) = match r.direction {
+    let origin = match r.direction {
         ResetDirection::Received => {
             s.counters.resets_received += 1;
-            ("← RST received", r.origin)
+            r.origin
         }
         ResetDirection::Sent => {
             s.counters.resets_sent += 1;
-            ("→ RST sent", ResetOrigin::Local)
+            ResetOrigin::Local
         }
     };
-    let origin = match who {
-        ResetOrigin::Peer => " from the peer",
-        ResetOrigin::Middlebox => " from a middlebox",
-        ResetOrigin::Local => " by this host",
-        ResetOrigin::Unknown => "",
-    };
-    let mut text = format!("{arrow}{origin}");
-    if let Some(reason) = &r.kernel_reason {
-        text.push_str(&format!(" ({reason})"));
-    }
-    let mut reset = r.clone();
-    // The classic tracepoints do not tell the state; it changes only after a received RST.
-    reset.state = r.state.or(s.state);
     if s.last_reset_at.is_none() || r.direction == ResetDirection::Received {
+        let mut reset = r.clone();
+        if r.state.is_none() {
+            // The classic tracepoints do not tell the state; it changes only after a received RST.
+            Arc::make_mut(&mut reset).state = s.state;
+        }
         s.last_reset = Some(reset);
         s.last_reset_at = Some(at);
     }
-    s.note(at, HistoryKind::Reset, text);
+    s.note(at, Happening::Reset(r.direction, origin, r.kernel_reason.clone()));
 }
 
 pub(in crate::state) fn action(s: &mut Socket, at: Mono, a: &ActionRecord) {
@@ -76,5 +71,5 @@ pub(in crate::state) fn action(s: &mut Socket, at: Mono, a: &ActionRecord) {
     if let Some(why) = a.error.as_ref().or(a.note.as_ref()) {
         text.push_str(&format!(" ({why})"));
     }
-    s.note(at, HistoryKind::Action, text);
+    s.note(at, Happening::Action(text.into()));
 }

@@ -1,8 +1,9 @@
 //! What a socket is and in which state: its ends, owners, keepalive, opening and end.
 
 use super::heard::JIFFIES_SLACK;
-use crate::model::{Direction, Flow, Mono, SetBy, SocketUpdate, StateChange, TcpState};
-use crate::state::socket::{HistoryKind, Socket};
+use crate::model::{Direction, Flow, Mono, Owner, SetBy, SocketUpdate, StateChange, TcpState};
+use crate::state::history::Happening;
+use crate::state::socket::Socket;
 
 pub(in crate::state) fn update(s: &mut Socket, at: Mono, u: &SocketUpdate) {
     s.family = u.family.or(s.family);
@@ -15,7 +16,7 @@ pub(in crate::state) fn update(s: &mut Socket, at: Mono, u: &SocketUpdate) {
     s.mptcp = u.mptcp.or(s.mptcp);
     if let Some(opened) = u.opened {
         if s.opened.is_none() {
-            s.note(opened, HistoryKind::Opened, "opened".into());
+            s.note(opened, Happening::Opened);
         }
         s.opened = Some(opened);
     }
@@ -41,12 +42,7 @@ pub(in crate::state) fn update(s: &mut Socket, at: Mono, u: &SocketUpdate) {
         let k = crate::model::Keepalive { set_by, ..k };
         if changed && s.keepalive != Some(k) {
             s.activity.keepalive_changed_at = Some(at);
-            let text = if k.enabled {
-                format!("SO_KEEPALIVE on, {}s/{}s/{}", k.idle_s, k.interval_s, k.count)
-            } else {
-                "SO_KEEPALIVE off".into()
-            };
-            s.note(at, HistoryKind::Keepalive, text);
+            s.note(at, Happening::Keepalive(k.enabled.then_some((k.idle_s, k.interval_s, k.count))));
         }
         s.keepalive = Some(k);
     }
@@ -56,7 +52,7 @@ pub(in crate::state) fn update(s: &mut Socket, at: Mono, u: &SocketUpdate) {
     if u.destroyed && s.closed_at.is_none() {
         s.closed_at = Some(at);
         s.gives_up_at = None;
-        s.note(at, HistoryKind::Closed, "socket gone".into());
+        s.note(at, Happening::Closed);
     }
 }
 
@@ -127,7 +123,7 @@ pub(in crate::state) fn state(s: &mut Socket, at: Mono, c: &StateChange) {
         s.state = Some(c.from);
     }
     enter(s, at, c.to);
-    s.note(at, HistoryKind::State, format!("{} → {}", c.from, c.to));
+    s.note(at, Happening::State(c.from, c.to));
 }
 
 /// A look after the FIN tells more exactly how long the connection had been idle when it came, and whether the
@@ -152,12 +148,10 @@ pub(super) fn refine_fin(s: &mut Socket) {
 pub(in crate::state) fn owner_exit(s: &mut Socket, pid: u32) {
     if s.owners.iter().all(|o| o.pid == pid) {
         // The last owner's name stays; only its descriptor is gone.
-        for o in &mut s.owners {
-            o.fd = None;
-        }
+        s.owners = s.owners.iter().map(|o| Owner { fd: None, ..o.clone() }).collect();
         s.orphaned = true;
     } else {
-        s.owners.retain(|o| o.pid != pid);
+        s.owners = s.owners.iter().filter(|o| o.pid != pid).cloned().collect();
     }
 }
 

@@ -5,7 +5,6 @@ mod heard;
 mod lifecycle;
 mod retransmit;
 mod sample;
-mod text;
 
 pub(super) use end::{action, reset};
 pub(super) use lifecycle::{owner_exit, state, update};

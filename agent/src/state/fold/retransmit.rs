@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::heard::{JIFFIES_SLACK, detail};
 use super::lifecycle::better;
-use super::text::{bytes, span};
 use crate::model::{Mono, Retransmit, RetransmitKind, TcpDetail};
-use crate::state::socket::{HistoryKind, Socket};
+use crate::state::history::{Happening, HistoryKind, Retransmitted};
+use crate::state::socket::Socket;
 
 /// The kernel's TCP_RTO_MIN.
 const MIN_RTO: Duration = Duration::from_millis(200);
@@ -74,10 +74,9 @@ pub(in crate::state) fn retransmit(s: &mut Socket, at: Mono, r: &Retransmit) {
         a.idle_before = a.last_heard.map(|t| sent.since(t));
         let idle = a.idle_before.filter(|i| *i >= Duration::from_secs(2));
         // A sample that saw the send has told it already.
-        let told = s.history.iter().any(|h| h.kind == HistoryKind::Sent && h.at.plus(JIFFIES_SLACK) >= sent);
+        let told = s.history.iter().any(|h| h.kind() == HistoryKind::Sent && h.at.plus(JIFFIES_SLACK) >= sent);
         if let (Some(idle), false) = (idle, told) {
-            let what = r.detail.unacked_bytes.filter(|n| *n > 0).map_or_else(|| "data".into(), bytes);
-            s.note(sent, HistoryKind::Sent, format!("{what} sent after {} idle", span(idle)));
+            s.note(sent, Happening::Sent(r.detail.unacked_bytes.filter(|n| *n > 0), Some(idle)));
         }
     }
     let a = &mut s.activity;
@@ -93,27 +92,19 @@ pub(in crate::state) fn retransmit(s: &mut Socket, at: Mono, r: &Retransmit) {
         }
     }
     a.retransmits_since_heard += r.segments - counted;
-    let mut text = match r.how {
-        RetransmitKind::Rto => {
-            // After a timeout the kernel sends everything again as ACKs come in: only what comes a timer later is
-            // another timeout. An ACK of new data has set `icsk_retransmits` back to 0, the timer counts it up first.
-            let by_ack = r.detail.retransmits == Some(0);
-            let timer = r.detail.rto.unwrap_or(MIN_RTO) / 2;
-            if !by_ack && a.last_rto.is_none_or(|last| at.since(last) >= timer) {
-                a.rto_since_heard += u32::from(counted == 0);
-                a.last_rto = Some(at);
-            }
-            if by_ack { "sent again after an RTO".into() } else { format!("RTO {}", a.rto_since_heard) }
+    // An ACK of new data has set `icsk_retransmits` back to 0, the timer counts it up first.
+    let by_ack = r.how == RetransmitKind::Rto && r.detail.retransmits == Some(0);
+    if r.how == RetransmitKind::Rto && !by_ack {
+        // After a timeout the kernel sends everything again as ACKs come in: only what comes a timer later is another
+        // timeout.
+        let timer = r.detail.rto.unwrap_or(MIN_RTO) / 2;
+        if a.last_rto.is_none_or(|last| at.since(last) >= timer) {
+            a.rto_since_heard += u32::from(counted == 0);
+            a.last_rto = Some(at);
         }
-        RetransmitKind::Fast => "fast retransmit".into(),
-        RetransmitKind::Tlp => "tail-loss probe".into(),
-        RetransmitKind::Syn => format!("SYN again ({})", a.syn_retransmits),
-        RetransmitKind::Synack => "SYN-ACK again".into(),
-        RetransmitKind::Unknown => "retransmit".into(),
-    };
-    if let Some(b) = r.detail.backoff.filter(|b| *b > 0) {
-        text.push_str(&format!(", backoff {b}"));
     }
+    let nth = if r.how == RetransmitKind::Syn { a.syn_retransmits } else { a.rto_since_heard };
+    let again = Retransmitted { how: r.how, nth, by_ack, backoff: r.detail.backoff.unwrap_or(0) };
     s.gives_up_at = r.gives_up_in.map(|d| at.plus(d));
-    s.note(at, HistoryKind::Retransmit, text);
+    s.note(at, Happening::Retransmit(again));
 }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::heard::{JIFFIES_SLACK, acknowledged, alive, answered, data_received, heard, progress};
 use super::lifecycle::{enter, refine_fin};
-use super::text::{bytes, span};
 use crate::model::{Mono, Sample, TcpMetrics, TcpState};
-use crate::state::socket::{HistoryKind, Socket};
+use crate::state::history::Happening;
+use crate::state::socket::Socket;
 
 /// Returns whether the sample said anything new: a look at an idle socket does not.
 pub(in crate::state) fn sample(s: &mut Socket, at: Mono, x: &Sample) -> bool {
@@ -67,7 +67,7 @@ pub(in crate::state) fn sample(s: &mut Socket, at: Mono, x: &Sample) -> bool {
         && b > a
         && let Some(when) = s.activity.last_data_received
     {
-        s.note(when, HistoryKind::Received, format!("{} received", bytes(b - a)));
+        s.note(when, Happening::Received(b - a));
     }
     if s.activity.data_segments_at_first.is_none() {
         // Of a connection whose beginning was seen, everything counts.
@@ -164,10 +164,6 @@ fn sent(s: &mut Socket, when: Mono, n: Option<u64>, first: Option<Mono>, last: O
         s.activity.pending_gap = Some((when, gap));
         answered(&mut s.activity);
     }
-    let mut text = format!("{} sent", bytes(n.unwrap_or(0)));
-    let idle = last.map(|l| when.since(l));
-    if let Some(idle) = idle.filter(|i| *i >= Duration::from_secs(2)) {
-        text.push_str(&format!(" after {} idle", span(idle)));
-    }
-    s.note(when, HistoryKind::Sent, text);
+    let idle = last.map(|l| when.since(l)).filter(|i| *i >= Duration::from_secs(2));
+    s.note(when, Happening::Sent(Some(n.unwrap_or(0)), idle));
 }

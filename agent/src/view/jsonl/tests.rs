@@ -139,7 +139,7 @@ fn parts_stay_below_the_size_and_each_reads_alone() {
     let path = dir.path().join("r.jsonl");
     let mut events = samples::all();
     let end = events.pop().unwrap();
-    let reset = Event { at: Mono(0), kind: EventKind::Reset(Box::new(samples::reset())) };
+    let reset = Event { at: Mono(0), kind: EventKind::Reset(samples::reset().into()) };
     for n in 0..2_000u64 {
         events.push(Event { at: Mono(40_000_000_000 + n * 1_000_000), ..reset.clone() });
     }

@@ -17,9 +17,9 @@ use std::sync::Arc;
 use self::address::Addresses;
 use self::program::program;
 use crate::model::{
-    ActionRecord, Event, EventKind, Finding, Flow, Hook, IdleLimits, Owner, Reset, Session, SocketUpdate, Targets,
+    ActionRecord, Event, EventKind, Finding, Flow, Hook, IdleLimits, Owner, Owners, Reset, Session, SocketUpdate, Targets,
 };
-use crate::state::{Snapshot, Socket};
+use crate::state::{Happening, Snapshot, Socket};
 
 /// Names remembered of each kind; beyond it all share one pseudonym.
 const MAX_NAMES: usize = 20_000;
@@ -200,7 +200,7 @@ impl Redactor {
         Some(self.host(name).into())
     }
 
-    fn owners(&mut self, owners: &[Owner]) -> Vec<Owner> {
+    fn owners(&mut self, owners: &[Owner]) -> Owners {
         owners.iter().map(|o| Owner { comm: self.comm(&o.comm), program: program(&o.program), ..o.clone() }).collect()
     }
 
@@ -223,7 +223,7 @@ impl Redactor {
                 r.flow = self.flow(r.flow);
                 EventKind::Retransmit(r)
             }
-            EventKind::Reset(r) => EventKind::Reset(Box::new(self.reset(r))),
+            EventKind::Reset(r) => EventKind::Reset(Arc::new(self.reset(r))),
             EventKind::Sample(_) | EventKind::Exit { .. } | EventKind::Lost(_) => event.kind.clone(),
             EventKind::Finding(f) => EventKind::Finding(Box::new(self.finding(f))),
             EventKind::Action(a) => EventKind::Action(Box::new(self.action(a))),
@@ -302,7 +302,7 @@ impl Redactor {
         let mut new = r.clone();
         new.flow = self.flow(r.flow);
         if !r.origin_why.is_empty() {
-            new.origin_why = self.text(&r.origin_why);
+            new.origin_why = self.text(&r.origin_why).into();
         }
         if let Some(reason) = &r.kernel_reason
             && !reason.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_')
@@ -346,9 +346,12 @@ impl Redactor {
             .map(|(mut new, old)| {
                 new.history.clone_from(&old.history);
                 for h in &mut new.history {
-                    h.text = self.text(&h.text);
+                    // The others are words and numbers of ours.
+                    if let Happening::Action(text) | Happening::Finding(text) = &mut h.what {
+                        *text = self.text(text).into();
+                    }
                 }
-                new.last_reset = old.last_reset.as_ref().map(|r| self.reset(r));
+                new.last_reset = old.last_reset.as_ref().map(|r| Arc::new(self.reset(r)));
                 Arc::new(new)
             })
             .collect();

@@ -89,15 +89,16 @@ proptest::proptest! {
                 EventKind::Socket(u) => {
                     u.remote_name = Some(host.as_str().into());
                     u.flow = Some(Flow { local: (v6, port).into(), remote: (v4, port).into() });
-                    u.owners = Some(vec![Owner {
+                    u.owners = Some([Owner {
                         pid: 1,
                         comm: comm.as_str().into(),
                         fd: None,
                         program: Some(planted(&[(&user, "1.0.0"), ("Node.js", &format!("1.{key}")), ("curl", &v4.to_string())])),
-                    }]);
+                    }].into());
                 }
                 EventKind::Reset(r) => {
-                    r.origin_why = sentence.clone();
+                    let r = Arc::make_mut(r);
+                    r.origin_why = sentence.clone().into();
                     r.kernel_reason = Some(sentence.as_str().into());
                 }
                 EventKind::Finding(f) => {

@@ -298,7 +298,7 @@ fn destination_name(name: Option<&str>, flow: Option<Flow>) -> String {
 pub fn score(s: &Socket) -> u64 {
     let c = &s.counters;
     let stuck = s.gives_up_at.is_some() || s.activity.rto_since_heard >= 2;
-    let agent = s.history.iter().any(|h| matches!(h.kind, crate::state::HistoryKind::Action));
+    let agent = s.history.iter().any(|h| h.kind() == crate::state::HistoryKind::Action);
     c.resets_received * 20
         + c.resets_sent * 5
         + c.rto * 4

@@ -74,7 +74,7 @@ fn body(r: &Report) -> Markup {
             section {
                 h2 { "Timeline of " (s.destination()) " (socket " (s.id) "), UTC" }
                 @if s.history_dropped > 0 { p.note { (s.history_dropped) " older entries are not kept." } }
-                ol.timeline { @for h in super::parts::timeline(s) { li { time { (r.time(h.at)) } " " (h.text) } } }
+                ol.timeline { @for h in super::parts::timeline(s) { li { time { (r.time(h.at)) } " " (h.text()) } } }
             }
         }
         @let destinations = r.destination_table(50);

@@ -26,7 +26,7 @@ pub fn json(r: &Report) -> serde_json::Result<String> {
             v["timeline"] = s
                 .history
                 .iter()
-                .map(|h| json!({ "time": time(h.at), "kind": format!("{:?}", h.kind).to_lowercase(), "text": h.text }))
+                .map(|h| json!({ "time": time(h.at), "kind": format!("{:?}", h.kind()).to_lowercase(), "text": h.text() }))
                 .collect();
             v["timeline_dropped"] = s.history_dropped.into();
             v

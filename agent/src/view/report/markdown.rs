@@ -103,7 +103,7 @@ pub fn markdown(r: &Report) -> String {
             let _ = writeln!(text, "({} older entries are not kept)", s.history_dropped);
         }
         for h in super::parts::timeline(s) {
-            let _ = writeln!(text, "{}  {}", r.time(h.at), code(&clip(&h.text, 300)));
+            let _ = writeln!(text, "{}  {}", r.time(h.at), code(&clip(&h.text(), 300)));
         }
         text.push_str("```\n");
         folds.push((format!("Timeline of {} (socket {}), UTC", s.destination(), s.id), text));

@@ -86,8 +86,8 @@ fn lifeline(r: &Report, s: &Socket, axis: &Axis, y: f64) -> Markup {
     let end = s.closed_at.unwrap_or(r.snapshot.at);
     // What shows that the connection was used: silences lie between.
     let mut used: Vec<(Mono, bool)> = (s.history.iter())
-        .filter(|h| !matches!(h.kind, HistoryKind::Finding | HistoryKind::Keepalive | HistoryKind::Action))
-        .map(|h| (h.at, h.kind == HistoryKind::Retransmit))
+        .filter(|h| !matches!(h.kind(), HistoryKind::Finding | HistoryKind::Keepalive | HistoryKind::Action))
+        .map(|h| (h.at, h.kind() == HistoryKind::Retransmit))
         .chain([(begin, false), (end, false)])
         .chain(s.activity.last_heard.map(|at| (at, false)))
         .filter(|(at, _)| (begin..=end).contains(at))
@@ -116,7 +116,7 @@ fn lifeline(r: &Report, s: &Socket, axis: &Axis, y: f64) -> Markup {
         }
         @for h in &s.history {
             @if (r.start..=r.snapshot.at).contains(&h.at) {
-                g { title { (r.time(h.at)) " " (h.text) } (mark(h.kind, &h.text, axis.x(h.at), y)) }
+                g { title { (r.time(h.at)) " " (h.text()) } (mark(h.kind(), &h.text(), axis.x(h.at), y)) }
             }
         }
         @if let Some(at) = s.closed_at {

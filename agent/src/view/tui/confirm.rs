@@ -101,7 +101,7 @@ fn name(s: &Socket) -> String {
 /// `claude (4182)`, `claude (4182) and node (4190)`, `3 processes`.
 fn owners(sockets: &[&Arc<Socket>]) -> String {
     let mut all = BTreeMap::new();
-    for o in sockets.iter().flat_map(|s| &s.owners) {
+    for o in sockets.iter().flat_map(|s| s.owners.iter()) {
         all.entry(o.pid).or_insert(&o.comm);
     }
     let one = |(pid, comm): (&u32, &&Arc<str>)| format!("{} ({pid})", text::safe(comm));

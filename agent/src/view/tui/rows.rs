@@ -191,7 +191,7 @@ impl Rows {
         self.gives_up =
             snapshot.findings.iter().map(|f| f.sockets.iter().filter_map(|id| stuck.get(id)).min().copied()).collect();
         self.names.clear();
-        for o in snapshot.sockets.iter().flat_map(|s| &s.owners) {
+        for o in snapshot.sockets.iter().flat_map(|s| s.owners.iter()) {
             self.names.entry(o.pid).or_insert_with(|| o.comm.clone());
         }
         let words: Vec<&str> = key.filter.split_whitespace().collect();
@@ -223,7 +223,7 @@ impl Rows {
         if s.is_closed() {
             hay.push_str(" closed");
         }
-        for o in &s.owners {
+        for o in s.owners.iter() {
             hay.push_str(&format!(" {} {}", o.comm, o.pid));
         }
         if let Some(f) = self.finding(snapshot, s.id) {

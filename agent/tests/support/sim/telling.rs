@@ -60,14 +60,14 @@ impl Sim<'_> {
             pid: None,
             direction,
             origin,
-            origin_why: String::new(),
+            origin_why: "".into(),
             state: Some(s.state),
             idle_before: None,
             kernel_reason: step.reason.as_deref().map(Into::into),
             packet,
             detail,
         };
-        self.emit(now, EventKind::Reset(Box::new(r)));
+        self.emit(now, EventKind::Reset(r.into()));
     }
 
     pub(super) fn sample(&mut self, now: f64, name: &str) {

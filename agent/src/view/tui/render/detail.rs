@@ -35,7 +35,7 @@ pub fn lines(ui: &UiState, snapshot: &Snapshot, width: u16) -> Vec<Line<'static>
             d.paragraph(3, "", theme.faint(), &left_out, theme.faint());
         }
         let time = format!("{}  ", snapshot.clock.local_time_ms(h.at));
-        d.paragraph(3, &time, theme.faint(), &h.text, pane::style(h.kind, theme));
+        d.paragraph(3, &time, theme.faint(), &h.text(), pane::style(h.kind(), theme));
     }
     d.lines
 }
@@ -129,7 +129,7 @@ fn facts(ui: &UiState, snapshot: &Snapshot, s: &Socket) -> Vec<(&'static str, St
     if let Some(r) = &s.last_reset {
         let reason = r.kernel_reason.as_ref().map_or_else(String::new, |k| format!("kernel reason {k}"));
         let parts: Vec<String> =
-            [r.origin_why.clone(), packet(&r.packet), reason].into_iter().filter(|p| !p.is_empty()).collect();
+            [r.origin_why.to_string(), packet(&r.packet), reason].into_iter().filter(|p| !p.is_empty()).collect();
         if !parts.is_empty() {
             fact("last reset", parts.join("; "), plain);
         }

@@ -121,13 +121,13 @@ pub fn style(kind: HistoryKind, theme: Theme) -> Style {
 
 /// One line per entry; a run of retransmits becomes one line. Findings stand below, in full, so they are left out.
 fn story_lines(s: &Socket, clock: WallClock, theme: Theme, width: usize) -> Vec<Line<'static>> {
-    let all: Vec<&History> = history(s).into_iter().filter(|h| h.kind != HistoryKind::Finding).collect();
+    let all: Vec<&History> = history(s).into_iter().filter(|h| h.kind() != HistoryKind::Finding).collect();
     let mut lines = Vec::new();
-    for run in all.chunk_by(|a, b| a.kind == HistoryKind::Retransmit && b.kind == HistoryKind::Retransmit) {
+    for run in all.chunk_by(|a, b| a.kind() == HistoryKind::Retransmit && b.kind() == HistoryKind::Retransmit) {
         let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };
         let text = match run {
-            [one] => one.text.clone(),
-            _ => format!("{} … {} in {}", first.text, last.text, text::duration(last.at.since(first.at))),
+            [one] => one.text().into_owned(),
+            _ => format!("{} … {} in {}", first.text(), last.text(), text::duration(last.at.since(first.at))),
         };
         let time = format!("   {}  ", clock.local_time_ms(first.at));
         let room = width.saturating_sub(text::width(&time) + 1).max(10);
@@ -135,7 +135,7 @@ fn story_lines(s: &Socket, clock: WallClock, theme: Theme, width: usize) -> Vec<
             let lead = if i == 0 { time.clone() } else { " ".repeat(text::width(&time)) };
             lines.push(Line::from(vec![
                 Span::styled(lead, theme.faint()),
-                Span::styled(part, style(first.kind, theme)),
+                Span::styled(part, style(first.kind(), theme)),
             ]));
         }
     }

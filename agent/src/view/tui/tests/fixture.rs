@@ -87,12 +87,12 @@ impl Story {
             }),
             remote_name: name.map(Into::into),
             netns: Some(4_026_531_840),
-            owners: Some(vec![Owner {
+            owners: Some([Owner {
                 pid: 4182,
                 comm: "claude".into(),
                 fd: Some(i32::from(port % 40) + 10),
                 program: None,
-            }]),
+            }].into()),
             direction: Some(Direction::Outgoing),
             state: Some(TcpState::Established),
             opened: Some(ago(580.0)),
@@ -170,7 +170,7 @@ impl Story {
             },
             detail: TcpDetail::default(),
         };
-        self.event(at, EventKind::Reset(Box::new(r)));
+        self.event(at, EventKind::Reset(Arc::new(r)));
         let change = StateChange {
             socket: Some(id),
             flow: None,
@@ -239,7 +239,7 @@ pub fn trouble() -> Story {
     s.sample(idle, ago(60.0), 40.0, 112, 300);
     let fresh = s.open_to(40112, "10.1.2.3:80", Some("files.internal.example.org"), None);
     s.sample(fresh, ago(0.5), 0.2, 1, 1 << 20);
-    let owners = Some(vec![Owner { pid: 4190, comm: "rg".into(), fd: Some(5), program: None }]);
+    let owners = Some([Owner { pid: 4190, comm: "rg".into(), fd: Some(5), program: None }].into());
     s.event(ago(0.4), EventKind::Socket(Box::new(SocketUpdate { id: Some(fresh), owners, ..Default::default() })));
     let evidence = |at, text: &str| Evidence { at, text: text.into() };
     s.find(Finding {
