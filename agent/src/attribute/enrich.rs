@@ -138,6 +138,7 @@ impl Attribution {
             let mut k = Known::new(id);
             k.flow = c.flow;
             k.netns = c.netns;
+            k.family = c.family;
             k.opened = Some(now);
             k.direction = Some(Direction::Outgoing);
             k.state = Some(TcpState::SynSent);

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::forecast::{self, Input, TIMER_RETRANSMIT};
 use super::sysctl::Sysctls;
-use crate::model::{Direction, Family, Flow, Keepalive, Mono, Owner, Owners, SocketId, SocketUpdate, TcpMetrics, TcpState};
+use crate::model::{
+    Direction, Family, Flow, Keepalive, Mono, Owner, Owners, SocketId, SocketUpdate, TcpMetrics, TcpState,
+};
 
 /// One socket.
 #[derive(Clone, Debug)]

@@ -1,7 +1,7 @@
 use super::*;
 use crate::model::{
-    Direction, Event, EventKind, Flow, PacketFacts, Reset, ResetDirection, ResetOrigin, Sample, SocketUpdate, StateChange,
-    TcpDetail, TcpMetrics,
+    Direction, Event, EventKind, Flow, PacketFacts, Reset, ResetDirection, ResetOrigin, Sample, SocketUpdate,
+    StateChange, TcpDetail, TcpMetrics,
 };
 use crate::state::TableConfig;
 
@@ -51,7 +51,15 @@ fn a_storm_is_counted_whole_and_kept_in_part() {
         let id = Some(SocketId(n + 1));
         let flow = Flow { local: ([10, 0, 0, 1], 40_000).into(), remote: ([192, 0, 2, 1], 80).into() };
         let state = |from, to| {
-            EventKind::State(StateChange { socket: id, flow: Some(flow), netns: None, from, to, pid: None })
+            EventKind::State(StateChange {
+                socket: id,
+                flow: Some(flow),
+                netns: None,
+                family: None,
+                from,
+                to,
+                pid: None,
+            })
         };
         let reset = EventKind::Reset(Arc::new(Reset {
             socket: id,

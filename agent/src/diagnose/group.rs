@@ -107,14 +107,7 @@ pub trait AnyRule: Send {
     fn judges(&self, code: Code) -> bool;
     /// Looks at one socket; `had` tells whether it is a case already. Returns whether it is one now. Sockets whose cases
     /// gave way to it go to `shed`: they are not to be looked at again by this rule.
-    fn examine(
-        &mut self,
-        cx: &Look<'_>,
-        s: &Socket,
-        dest: DestinationId,
-        had: bool,
-        shed: &mut Vec<SocketId>,
-    ) -> bool;
+    fn examine(&mut self, cx: &Look<'_>, s: &Socket, dest: DestinationId, had: bool, shed: &mut Vec<SocketId>) -> bool;
     fn due(&self, cx: &Look<'_>, s: &Socket) -> Option<Mono>;
     /// The socket has left the table. Returns until when its case stays, if it does.
     fn gone(&mut self, now: Mono, id: SocketId, t: &Thresholds) -> Option<Mono>;
@@ -211,14 +204,7 @@ where
         R::judges(code)
     }
 
-    fn examine(
-        &mut self,
-        cx: &Look<'_>,
-        s: &Socket,
-        dest: DestinationId,
-        had: bool,
-        shed: &mut Vec<SocketId>,
-    ) -> bool {
+    fn examine(&mut self, cx: &Look<'_>, s: &Socket, dest: DestinationId, had: bool, shed: &mut Vec<SocketId>) -> bool {
         let Some(fact) = self.rule.look(cx, s) else {
             if had {
                 self.remove(s.id, cx.now, Some(s));

@@ -9,8 +9,8 @@ mod reset;
 mod rule;
 mod rules;
 mod stuck;
-mod text;
 mod telling;
+mod text;
 mod thresholds;
 mod wave;
 

@@ -69,6 +69,7 @@ pub struct StateChange {
     pub socket: Option<SocketId>,
     pub flow: Option<Flow>,
     pub netns: Option<u32>,
+    pub family: Option<Family>,
     pub from: TcpState,
     pub to: TcpState,
     /// The process that did it, where the kernel's context proves it (connect, listen, close).

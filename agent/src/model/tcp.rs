@@ -5,8 +5,9 @@ use std::time::Duration;
 
 /// TCP states with the kernel's numbers (`include/net/tcp_states.h`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(u8)]
 pub enum TcpState {
-    Established,
+    Established = 1,
     SynSent,
     SynRecv,
     FinWait1,
@@ -23,37 +24,38 @@ pub enum TcpState {
 }
 
 impl TcpState {
-    const ALL: [(TcpState, u8, &'static str); 13] = [
-        (Self::Established, 1, "ESTABLISHED"),
-        (Self::SynSent, 2, "SYN_SENT"),
-        (Self::SynRecv, 3, "SYN_RECV"),
-        (Self::FinWait1, 4, "FIN_WAIT1"),
-        (Self::FinWait2, 5, "FIN_WAIT2"),
-        (Self::TimeWait, 6, "TIME_WAIT"),
-        (Self::Close, 7, "CLOSE"),
-        (Self::CloseWait, 8, "CLOSE_WAIT"),
-        (Self::LastAck, 9, "LAST_ACK"),
-        (Self::Listen, 10, "LISTEN"),
-        (Self::Closing, 11, "CLOSING"),
-        (Self::NewSynRecv, 12, "NEW_SYN_RECV"),
-        (Self::BoundInactive, 13, "BOUND_INACTIVE"),
+    /// In the order of the kernel's numbers, from 1.
+    const ALL: [(TcpState, &'static str); 13] = [
+        (Self::Established, "ESTABLISHED"),
+        (Self::SynSent, "SYN_SENT"),
+        (Self::SynRecv, "SYN_RECV"),
+        (Self::FinWait1, "FIN_WAIT1"),
+        (Self::FinWait2, "FIN_WAIT2"),
+        (Self::TimeWait, "TIME_WAIT"),
+        (Self::Close, "CLOSE"),
+        (Self::CloseWait, "CLOSE_WAIT"),
+        (Self::LastAck, "LAST_ACK"),
+        (Self::Listen, "LISTEN"),
+        (Self::Closing, "CLOSING"),
+        (Self::NewSynRecv, "NEW_SYN_RECV"),
+        (Self::BoundInactive, "BOUND_INACTIVE"),
     ];
 
     /// The state of a kernel number; `None` for a number that no kernel we know uses.
     pub fn from_kernel(n: u8) -> Option<Self> {
-        Self::ALL.iter().find(|(_, k, _)| *k == n).map(|(s, _, _)| *s)
+        Self::ALL.get(usize::from(n).checked_sub(1)?).map(|(s, _)| *s)
     }
 
     pub fn kernel(self) -> u8 {
-        Self::ALL.iter().find(|(s, _, _)| *s == self).map_or(0, |(_, k, _)| *k)
+        self as u8
     }
 
     pub fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(s, _, _)| *s == self).map_or("?", |(_, _, n)| n)
+        Self::ALL[self as usize - 1].1
     }
 
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.iter().find(|(_, _, n)| *n == name).map(|(s, _, _)| *s)
+        Self::ALL.iter().find(|(_, n)| *n == name).map(|(s, _)| *s)
     }
 
     /// A connection that can still carry data in at least one direction.

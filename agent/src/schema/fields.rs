@@ -26,15 +26,49 @@ impl Clock {
             self.second = second;
             self.text = time.format();
         } else {
-            let mut n = time.0.rem_euclid(1_000_000_000) as u32;
-            for slot in self.text[20..29].iter_mut().rev() {
-                *slot = b'0' + (n % 10) as u8;
-                n /= 10;
-            }
+            self.text[20..29].copy_from_slice(&nine(time.0.rem_euclid(1_000_000_000) as u32));
         }
         &self.text
     }
 }
+
+/// `00` to `99`: half the divisions of digit by digit.
+const PAIRS: [[u8; 2]; 100] = {
+    let mut all = [[b'0'; 2]; 100];
+    let mut n = 0;
+    while n < 100 {
+        all[n] = [b'0' + (n / 10) as u8, b'0' + (n % 10) as u8];
+        n += 1;
+    }
+    all
+};
+
+/// The nine digits of a number below 10⁹.
+fn nine(n: u32) -> [u8; 9] {
+    let pair = |n: u32| PAIRS[(n % 100) as usize];
+    let (high, low) = (n / 10_000 % 10_000, n % 10_000);
+    let ([a, b], [c, d], [e, f], [g, h]) = (pair(high / 100), pair(high), pair(low / 100), pair(low));
+    [b'0' + (n / 100_000_000) as u8, a, b, c, d, e, f, g, h]
+}
+
+/// `0` to `255` and how long each is.
+const OCTETS: [([u8; 3], u8); 256] = {
+    let mut all = [([b'0'; 3], 1); 256];
+    let mut n = 0;
+    while n < 256 {
+        let digits = [b'0' + (n / 100) as u8, b'0' + (n / 10 % 10) as u8, b'0' + (n % 10) as u8];
+        all[n] = match n {
+            0..10 => ([digits[2], 0, 0], 1),
+            10..100 => ([digits[1], digits[2], 0], 2),
+            _ => (digits, 3),
+        };
+        n += 1;
+    }
+    all
+};
+
+/// The longest IPv4 address with port, quoted: `"255.255.255.255:65535"`.
+const V4_LEN: usize = 23;
 
 /// Writes JSON into memory; a key comes with its punctuation.
 pub(super) struct Fields<'a> {
@@ -48,8 +82,14 @@ impl Fields<'_> {
         self.out.extend_from_slice(bytes);
     }
 
+    #[inline]
     pub fn number(&mut self, n: u64) {
-        self.raw(itoa::Buffer::new().format(n).as_bytes());
+        // Counts are mostly 0.
+        if n < 10 {
+            self.out.push(b'0' + n as u8);
+        } else {
+            self.raw(itoa::Buffer::new().format(n).as_bytes());
+        }
     }
 
     pub fn null(&mut self) {
@@ -116,16 +156,22 @@ impl Fields<'_> {
         match addr {
             None => self.null(),
             Some(SocketAddr::V4(a)) => {
-                self.raw(b"\"");
+                let mut text = [b'"'; V4_LEN];
+                let mut end = 1;
                 for (n, octet) in a.ip().octets().into_iter().enumerate() {
-                    if n > 0 {
-                        self.raw(b".");
-                    }
-                    self.number(octet.into());
+                    let (digits, len) = OCTETS[usize::from(octet)];
+                    // Three at once: what is too many is overwritten.
+                    text[end..end + 3].copy_from_slice(&digits);
+                    end += usize::from(len);
+                    text[end] = if n < 3 { b'.' } else { b':' };
+                    end += 1;
                 }
-                self.raw(b":");
-                self.number(a.port().into());
-                self.raw(b"\"");
+                let mut digits = itoa::Buffer::new();
+                let port = digits.format(a.port()).as_bytes();
+                text[end..end + port.len()].copy_from_slice(port);
+                end += port.len();
+                text[end] = b'"';
+                self.raw(&text[..=end]);
             }
             Some(a) => {
                 // Into memory: cannot fail.
@@ -140,13 +186,9 @@ impl Fields<'_> {
         self.raw(key);
         let Some(d) = d else { return self.null() };
         self.number(d.as_secs());
-        let mut n = d.subsec_nanos();
-        let mut text = *b".000000000";
-        for slot in text[1..].iter_mut().rev() {
-            *slot = b'0' + (n % 10) as u8;
-            n /= 10;
-        }
-        let end = text.iter().rposition(|b| *b != b'0').unwrap_or(0).max(1);
+        let text = nine(d.subsec_nanos());
+        let end = text.iter().rposition(|b| *b != b'0').unwrap_or(0);
+        self.raw(b".");
         self.raw(&text[..=end]);
     }
 
@@ -189,15 +231,35 @@ pub(super) fn millis(d: Duration) -> u64 {
 mod tests {
     use super::*;
 
+    fn written(write: impl FnOnce(&mut Fields<'_>)) -> String {
+        let mut out = Vec::new();
+        write(&mut Fields { out: &mut out });
+        String::from_utf8(out).unwrap()
+    }
+
     #[test]
     fn cookies_and_seconds_at_their_ends() {
-        let mut out = Vec::new();
-        let mut w = Fields { out: &mut out };
-        w.cookie(Some(SocketId(0)));
-        w.cookie(Some(SocketId(u64::MAX)));
-        w.seconds(b" ", Some(Duration::ZERO));
-        w.seconds(b" ", Some(Duration::from_nanos(1)));
-        w.seconds(b" ", Some(Duration::from_millis(12_600)));
-        assert_eq!(out, b"\"0\"\"ffffffffffffffff\" 0.0 0.000000001 12.6");
+        assert_eq!(written(|w| w.cookie(Some(SocketId(0)))), "\"0\"");
+        assert_eq!(written(|w| w.cookie(Some(SocketId(u64::MAX)))), "\"ffffffffffffffff\"");
+        let second = |d| written(|w| w.seconds(b"", Some(d)));
+        assert_eq!(second(Duration::ZERO), "0.0");
+        assert_eq!(second(Duration::from_nanos(1)), "0.000000001");
+        assert_eq!(second(Duration::from_millis(12_600)), "12.6");
+        assert_eq!(second(Duration::new(7, 999_999_999)), "7.999999999");
+    }
+
+    #[test]
+    fn nine_digits() {
+        for n in [0, 1, 10_000, 99_999_999, 100_000_000, 123_456_789, 999_999_999] {
+            assert_eq!(std::str::from_utf8(&nine(n)).unwrap(), format!("{n:09}"));
+        }
+    }
+
+    #[test]
+    fn addresses() {
+        for text in ["0.0.0.0:0", "9.10.99.100:1", "255.255.255.255:65535", "127.0.0.1:80", "[2001:db8::1]:443"] {
+            assert_eq!(written(|w| w.addr(Some(text.parse().unwrap()))), format!("\"{text}\""));
+        }
+        assert_eq!(written(|w| w.addr(None)), "null");
     }
 }

@@ -4,6 +4,7 @@
 //! `Line::new` writes an event, `Line::parse` and `Line::events` read it back, so that a recording gives the same
 //! state and findings as the run it was made from.
 
+mod described;
 mod fields;
 pub mod hot;
 mod lines;
@@ -16,6 +17,7 @@ mod tests;
 mod wire;
 mod write;
 
+pub use described::Described;
 pub use fields::Clock;
 pub use lines::*;
 pub use parts::*;

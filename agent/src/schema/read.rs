@@ -246,6 +246,7 @@ fn state(l: &StateLine) -> Option<StateChange> {
         socket: l.socket.map(|c| c.0),
         flow: flow(l.local, l.remote),
         netns: l.netns,
+        family: None,
         from: l.from.model()?,
         to: l.to.model()?,
         pid: l.pid,

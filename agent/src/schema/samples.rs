@@ -176,10 +176,13 @@ pub(crate) fn socket_update() -> SocketUpdate {
         flow: Some(flow()),
         remote_name: Some("api.example.com".into()),
         netns: Some(4_026_531_840),
-        owners: Some([
-            Owner { pid: 4182, comm: "node".into(), fd: Some(23), program: Some(program()) },
-            Owner { pid: 4190, comm: "worker".into(), fd: None, program: None },
-        ].into()),
+        owners: Some(
+            [
+                Owner { pid: 4182, comm: "node".into(), fd: Some(23), program: Some(program()) },
+                Owner { pid: 4190, comm: "worker".into(), fd: None, program: None },
+            ]
+            .into(),
+        ),
         direction: Some(Direction::Outgoing),
         state: Some(TcpState::Established),
         opened: Some(Mono(1_500_000_000)),
@@ -258,6 +261,7 @@ pub(crate) fn all() -> Vec<Event> {
             socket: Some(SocketId(0xbeef)),
             flow: Some(flow()),
             netns: Some(1),
+            family: None,
             from: TcpState::Close,
             to: TcpState::SynSent,
             pid: Some(4182),
@@ -266,6 +270,7 @@ pub(crate) fn all() -> Vec<Event> {
             socket: None,
             flow: None,
             netns: None,
+            family: None,
             from: TcpState::SynSent,
             to: TcpState::Close,
             pid: None,

@@ -2,19 +2,20 @@
 
 use std::borrow::Cow;
 
+use super::described::Described;
 use super::lines::{
     ActionLine, EndLine, ExitLine, FindingLine, LimitsLine, LostLine, ResetLine, RetransmitLine, SampleLine,
-    SessionLine, SocketLine, StateLine,
+    SessionLine, StateLine,
 };
 use super::parts::{
-    CountersPart, DetailPart, EvidencePart, HookPart, IdleFigurePart, KeepalivePart, OptionsPart, OwnerPart,
-    PacketPart, ProgramPart, TargetsPart, TcpPart, TotalsPart,
+    CountersPart, DetailPart, EvidencePart, HookPart, IdleFigurePart, KeepalivePart, OptionsPart, PacketPart,
+    TargetsPart, TcpPart, TotalsPart,
 };
 use super::wire::{Addr, Cookie, Seconds, Time};
 use super::{Line, SCHEMA};
 use crate::model::{
-    Counters, Event, EventKind, IdleFigure, Keepalive, Mono, OptionValues, PacketFacts, SocketUpdate, TcpDetail,
-    TcpMetrics, Totals, WallClock,
+    Counters, Event, EventKind, IdleFigure, Keepalive, OptionValues, PacketFacts, TcpDetail, TcpMetrics, Totals,
+    WallClock,
 };
 use crate::state::Socket;
 
@@ -67,11 +68,11 @@ impl<'a> Line<'a> {
                 started: None,
             })),
             EventKind::Socket(u) => {
-                let line = match cx.socket {
-                    Some(s) => SocketLine::whole(s, event.at, cx),
-                    None => SocketLine::partial(u, time, cx)?,
+                let described = match cx.socket {
+                    Some(s) => Described::whole(s, event.at, u.destroyed),
+                    None => Described::partial(u)?,
                 };
-                Self::Socket(Box::new(SocketLine { destroyed: u.destroyed, ..line }))
+                Self::Socket(Box::new(described.line(event.at, cx)))
             }
             EventKind::State(c) => Self::State(StateLine {
                 seq,
@@ -204,73 +205,6 @@ impl<'a> Line<'a> {
 
 fn texts(all: &[String]) -> Vec<Cow<'_, str>> {
     all.iter().map(|s| Cow::from(s.as_str())).collect()
-}
-
-impl<'a> SocketLine<'a> {
-    /// The whole socket as it is at `at`.
-    pub fn whole(s: &'a Socket, at: Mono, cx: LineContext<'a>) -> Self {
-        Self {
-            seq: cx.seq,
-            time: Time::new(cx.clock, at),
-            socket: Cookie(s.id),
-            family: s.family.map(Into::into),
-            local: s.flow.map(|f| Addr(f.local)),
-            remote: s.flow.map(|f| Addr(f.remote)),
-            remote_name: s.remote_name.as_deref().map(Cow::from),
-            netns: s.netns,
-            owners: owners(&s.owners),
-            direction: s.direction.map(Into::into),
-            state: s.state.map(Into::into),
-            opened: s.opened.map(|t| Time::new(cx.clock, t)),
-            idle_s: s.idle(at).map(Seconds),
-            keepalive: s.keepalive.map(Into::into),
-            counters: s.counters.into(),
-            tcp: s.tcp.into(),
-            gives_up_in_s: s.gives_up_in(at).map(Seconds),
-            mptcp: s.mptcp,
-            orphaned: s.orphaned,
-            destroyed: false,
-        }
-    }
-
-    /// What an update alone says of a socket that the table had no room for.
-    fn partial(u: &'a SocketUpdate, time: Time, cx: LineContext<'a>) -> Option<Self> {
-        Some(Self {
-            seq: cx.seq,
-            time,
-            socket: Cookie(u.id?),
-            family: u.family.map(Into::into),
-            local: u.flow.map(|f| Addr(f.local)),
-            remote: u.flow.map(|f| Addr(f.remote)),
-            remote_name: u.remote_name.as_deref().map(Cow::from),
-            netns: u.netns,
-            owners: owners(u.owners.as_deref().unwrap_or_default()),
-            direction: u.direction.map(Into::into),
-            state: u.state.map(Into::into),
-            opened: u.opened.map(|t| Time::new(cx.clock, t)),
-            idle_s: None,
-            keepalive: u.keepalive.map(Into::into),
-            counters: u.counters.unwrap_or_default().into(),
-            tcp: TcpPart::default(),
-            gives_up_in_s: None,
-            mptcp: u.mptcp,
-            orphaned: false,
-            destroyed: u.destroyed,
-        })
-    }
-}
-
-fn owners(all: &[crate::model::Owner]) -> Vec<OwnerPart<'_>> {
-    (all.iter())
-        .map(|o| OwnerPart {
-            pid: o.pid,
-            comm: (&*o.comm).into(),
-            fd: o.fd,
-            program: (o.program.iter().flat_map(|p| p.iter()))
-                .map(|c| ProgramPart { name: (&*c.name).into(), version: (&*c.version).into() })
-                .collect(),
-        })
-        .collect()
 }
 
 fn micros(d: std::time::Duration) -> u64 {

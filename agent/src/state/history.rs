@@ -173,9 +173,8 @@ mod tests {
         ] {
             assert_eq!(text(what), want);
         }
-        let again = |how, nth, by_ack, backoff| {
-            text(Happening::Retransmit(Retransmitted { how, nth, by_ack, backoff }))
-        };
+        let again =
+            |how, nth, by_ack, backoff| text(Happening::Retransmit(Retransmitted { how, nth, by_ack, backoff }));
         assert_eq!(again(RetransmitKind::Rto, 3, false, 2), "RTO 3, backoff 2");
         assert_eq!(again(RetransmitKind::Rto, 3, true, 0), "sent again after an RTO");
         assert_eq!(again(RetransmitKind::Syn, 1, false, 0), "SYN again (1)");

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::history::{HISTORY_LEN, Happening, History};
-use crate::model::{
-    Counters, Direction, Family, Flow, Keepalive, Mono, Owners, Reset, SocketId, TcpMetrics, TcpState,
-};
+use crate::model::{Counters, Direction, Family, Flow, Keepalive, Mono, Owners, Reset, SocketId, TcpMetrics, TcpState};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Socket {

@@ -147,7 +147,7 @@ impl<'a> Sim<'a> {
             }
             return;
         }
-        let change = StateChange { socket: Some(id), flow: None, netns: None, from, to, pid: None };
+        let change = StateChange { socket: Some(id), flow: None, netns: None, family: None, from, to, pid: None };
         self.emit(now, EventKind::State(change));
     }
 

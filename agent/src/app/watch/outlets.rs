@@ -92,8 +92,7 @@ impl Outlets {
             EventKind::Finding(f) => self.alerts.finding(event.at, clock, f),
             EventKind::Reset(r) if r.direction == ResetDirection::Received => {
                 if let Some(s) = r.socket.and_then(|id| table.get(id)) {
-                    self.alerts.failure(event.at, &s.destination());
-                    self.alerts.check(event.at, clock);
+                    self.failure(event, s, clock);
                 }
                 if let Some(report) = &mut self.report {
                     let slot = match r.origin {
@@ -113,8 +112,7 @@ impl Outlets {
             // A handshake that ended without a RST: the connection failed all the same.
             EventKind::State(c) if c.from == TcpState::SynSent && c.to == TcpState::Close => {
                 if let Some(s) = c.socket.and_then(|id| table.get(id)).filter(|s| s.last_reset.is_none()) {
-                    self.alerts.failure(event.at, &s.destination());
-                    self.alerts.check(event.at, clock);
+                    self.failure(event, s, clock);
                 }
             }
             EventKind::Retransmit(r) => {
@@ -123,6 +121,13 @@ impl Outlets {
                 }
             }
             _ => {}
+        }
+    }
+
+    fn failure(&mut self, event: &Event, s: &Socket, clock: &WallClock) {
+        if !self.alerts.is_idle() {
+            self.alerts.failure(event.at, &s.destination());
+            self.alerts.check(event.at, clock);
         }
     }
 

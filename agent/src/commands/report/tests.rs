@@ -151,12 +151,9 @@ fn no_planted_secret_is_in_any_output() {
                 u.remote_name = Some("vault-7.corp.internal".into());
                 let part = |name: &str, version: &str| Component { name: name.into(), version: version.into() };
                 let program = [part("Node.js", "20.19.2"), part("@zq-billing-daemon/alice", "1.0.0+alice")].into();
-                u.owners = Some([Owner {
-                    pid: 4182,
-                    comm: "zq-billing-daemon".into(),
-                    fd: Some(3),
-                    program: Some(program),
-                }].into());
+                u.owners = Some(
+                    [Owner { pid: 4182, comm: "zq-billing-daemon".into(), fd: Some(3), program: Some(program) }].into(),
+                );
             }
             EventKind::Retransmit(r) => r.flow = Some(flow),
             EventKind::Reset(r) => {

@@ -9,7 +9,7 @@ use agent_common::{ABSENT, Offsets, Record, SockStats, TcpDetail as RawDetail, f
 
 use super::decode::Decoded;
 use crate::model::{
-    Counters, Event, EventKind, Flow, Mono, PacketFacts, Reset, ResetDirection, ResetOrigin, Retransmit,
+    Counters, Event, EventKind, Family, Flow, Mono, PacketFacts, Reset, ResetDirection, ResetOrigin, Retransmit,
     RetransmitKind, SocketId, SocketUpdate, StateChange, TcpDetail, TcpState,
 };
 
@@ -42,6 +42,16 @@ pub enum Converted {
     Fork(Fork),
     /// A kind that tracing does not write, or a state that no kernel we know has.
     Nothing,
+}
+
+impl Converted {
+    pub fn put(self, events: &mut Vec<Event>, forks: &mut Vec<Fork>) {
+        match self {
+            Self::Event(event) => events.push(event),
+            Self::Fork(fork) => forks.push(fork),
+            Self::Nothing => {}
+        }
+    }
 }
 
 impl Converter {
@@ -203,6 +213,7 @@ fn state_change(r: &Record, socket: Option<SocketId>) -> Option<StateChange> {
         socket,
         flow: flow(r),
         netns: netns(r),
+        family: family(r),
         from: TcpState::from_kernel(r.state)?,
         to: TcpState::from_kernel(r.new_state)?,
         pid: (r.flags & flag::PID_IS_OWNER != 0 && r.pid != 0).then_some(r.pid),
@@ -217,6 +228,15 @@ pub fn flow(r: &Record) -> Option<Flow> {
     let flow = Flow { local: end(r.saddr, r.sport), remote: end(r.daddr, r.dport) };
     let complete = r.dport != 0 && (r.sport != 0 || opening) && !flow.remote.ip().is_unspecified();
     complete.then_some(flow)
+}
+
+/// Linux's numbers, of the socket: one of IPv6 may speak IPv4.
+fn family(r: &Record) -> Option<Family> {
+    match i32::from(r.family) {
+        libc::AF_INET => Some(Family::V4),
+        libc::AF_INET6 => Some(Family::V6),
+        _ => None,
+    }
 }
 
 fn netns(r: &Record) -> Option<u32> {

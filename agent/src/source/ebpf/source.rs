@@ -13,7 +13,7 @@ use tokio::io::unix::AsyncFd;
 use super::attach;
 use super::backend::{Backend, choose};
 use super::classic::ClassicTypes;
-use super::convert::{Converted, Converter, Fork, counters};
+use super::convert::{Converter, Fork, counters};
 use super::decode::decode;
 use super::find::find;
 use super::join::{self, Join};
@@ -202,37 +202,29 @@ impl EbpfSource {
     fn drain(&mut self, out: &mut Vec<Event>) -> usize {
         let ring = self.ring.get_mut();
         let mut taken = 0;
-        let mut batch = Vec::new();
+        let mut unjoined = Vec::new();
         while taken < DRAIN
             && let Some(bytes) = ring.next()
         {
             taken += 1;
             match decode(&bytes) {
-                Ok(decoded) => batch.push(decoded),
+                Ok(decoded) if self.by_address => unjoined.push(decoded),
+                Ok(decoded) => {
+                    let cookie = decoded.record.cookie;
+                    let socket = (cookie != 0).then_some(SocketId(cookie));
+                    self.converter.convert(&decoded, socket).put(out, &mut self.forks);
+                }
                 Err(_) => self.malformed += 1,
             }
         }
-        if self.by_address {
-            join::foresee(batch.iter_mut().map(|d| &mut d.record));
-        }
-        for decoded in &batch {
-            let r = &decoded.record;
-            let socket =
-                if self.by_address { self.join.socket(r) } else { (r.cookie != 0).then_some(SocketId(r.cookie)) };
-            if self.by_address {
-                if let Some(first) = self.join.held(r, socket)
-                    && let Converted::Event(event) = self.converter.convert(&first, socket)
-                {
-                    out.push(event);
-                }
-                if self.join.hold(decoded, socket) {
-                    continue;
-                }
+        join::foresee(unjoined.iter_mut().map(|d| &mut d.record));
+        for decoded in &unjoined {
+            let socket = self.join.socket(&decoded.record);
+            if let Some(first) = self.join.held(&decoded.record, socket) {
+                self.converter.convert(&first, socket).put(out, &mut self.forks);
             }
-            match self.converter.convert(decoded, socket) {
-                Converted::Event(event) => out.push(event),
-                Converted::Fork(fork) => self.forks.push(fork),
-                Converted::Nothing => {}
+            if !self.join.hold(decoded, socket) {
+                self.converter.convert(decoded, socket).put(out, &mut self.forks);
             }
         }
         // Classic tracepoints call a new thread a child too.

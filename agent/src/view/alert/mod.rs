@@ -61,6 +61,11 @@ pub struct Alerts {
 }
 
 impl Alerts {
+    /// Nobody is to be told.
+    pub fn is_idle(&self) -> bool {
+        self.sinks.is_empty()
+    }
+
     pub fn new(sinks: Vec<Sink>, on: AlertOn, rule: AlertRule) -> Self {
         let (report, outcomes) = channel();
         Self {

@@ -11,14 +11,16 @@ mod tests;
 pub use sink::{RecordError, open_private};
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, Hash, Hasher};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use self::sink::{Sink, SinkError};
 use super::redact::Redactor;
-use super::schema::{Clock, Line, LineContext, SocketLine, Time, hot, part_path};
-use crate::model::{End, Event, EventKind, Lost, Mono, Sample, SocketId, SocketUpdate, TcpState, Totals, WallClock};
+use super::schema::{Clock, Described, Line, LineContext, Time, hot, part_path};
+use crate::model::{
+    CookieHash, End, Event, EventKind, Lost, Mono, Sample, SocketId, SocketUpdate, TcpState, Totals, WallClock,
+};
 use crate::state::{Socket, Table};
 
 /// Buffered before a write(2).
@@ -73,7 +75,7 @@ pub struct Recorder {
     part: u32,
     session: Option<Event>,
     clock: Clock,
-    remembered: HashMap<SocketId, Remembered>,
+    remembered: HashMap<SocketId, Remembered, CookieHash>,
     last_flush: Mono,
     last_event: Mono,
     wall: Option<WallClock>,
@@ -102,7 +104,7 @@ impl Recorder {
             part: 0,
             session: None,
             clock: Clock::default(),
-            remembered: HashMap::new(),
+            remembered: HashMap::default(),
             last_flush: Mono(0),
             last_event: Mono(0),
             wall: None,
@@ -128,7 +130,7 @@ impl Recorder {
         match &event.kind {
             EventKind::Session(_) => {
                 self.session = Some(event.clone());
-                self.line(event, None, clock);
+                self.line(event, clock);
             }
             EventKind::Socket(update) => self.socket(event, update, table, clock),
             EventKind::Sample(sample) => {
@@ -154,14 +156,14 @@ impl Recorder {
             }
             EventKind::End(_) => {
                 self.final_sockets(event.at, table, clock);
-                self.line(event, None, clock);
+                self.line(event, clock);
             }
             EventKind::Exit { .. }
             | EventKind::Finding(_)
             | EventKind::Action(_)
             | EventKind::Limits(_)
             | EventKind::Lost(_) => {
-                self.line(event, None, clock);
+                self.line(event, clock);
             }
         }
         if self.buffer.len() >= BATCH_BYTES || event.at.since(self.last_flush) >= FLUSH_EVERY {
@@ -219,18 +221,20 @@ impl Recorder {
     fn socket(&mut self, event: &Event, update: &SocketUpdate, table: &Table, clock: &WallClock) {
         let Some(id) = update.id else { return };
         let Some(socket) = table.get(id) else {
-            self.line(event, None, clock);
+            self.line(event, clock);
             return;
         };
+        if update.destroyed {
+            self.remembered.remove(&id);
+            self.whole(socket, event.at, true, clock);
+            return;
+        }
         let print = fingerprint(socket);
         let known = self.remembered.get(&id);
         let new = known.is_none_or(|k| k.fingerprint != print || (update.state.is_some() && k.state != socket.state));
-        if update.destroyed {
-            self.remembered.remove(&id);
-            self.line(event, Some(socket), clock);
-        } else if new {
+        if new {
             self.remember(id, socket, print);
-            self.line(event, Some(socket), clock);
+            self.whole(socket, event.at, false, clock);
         }
     }
 
@@ -254,7 +258,7 @@ impl Recorder {
             && let Some(socket) = table.get(id)
         {
             self.remember(id, socket, fingerprint(socket));
-            self.whole(socket, at, clock);
+            self.whole(socket, at, false, clock);
         }
     }
 
@@ -264,7 +268,7 @@ impl Recorder {
             // A destroyed socket was forgotten with its last line.
             let told = seen == Some(socket.revision) || (seen.is_none() && socket.closed_at.is_some());
             if !told {
-                self.whole(socket, at, clock);
+                self.whole(socket, at, false, clock);
             }
         }
     }
@@ -272,7 +276,7 @@ impl Recorder {
     /// The differences that a later reader could miss: bytes, queues, state, timer, failures. Ages alone are none.
     fn sample_is_new(&mut self, at: Mono, s: &Sample) -> bool {
         let t = &s.tcp;
-        let mut h = DefaultHasher::new();
+        let mut h = hasher();
         (s.state, t.bytes_sent, t.bytes_received, t.bytes_acked, t.unacked_bytes, t.send_queue_bytes).hash(&mut h);
         (t.receive_queue_bytes, t.timer, t.backoff, t.retransmits, t.probes, t.total_retransmits).hash(&mut h);
         (t.unacked_segments, t.send_window_bytes == Some(0), s.gives_up_in.is_some()).hash(&mut h);
@@ -305,29 +309,29 @@ impl Recorder {
         }
     }
 
-    fn line(&mut self, event: &Event, socket: Option<&Socket>, clock: &WallClock) {
+    /// Any line but that of a whole socket.
+    fn line(&mut self, event: &Event, clock: &WallClock) {
         if self.over_backlog() {
             return;
         }
         let (redacted, part, seq) = (self.options.redactor.is_some(), self.part, self.seq);
-        let (copy, socket_copy);
-        let (event, socket) = match &mut self.options.redactor {
-            None => (event, socket),
+        let copy;
+        let event = match &mut self.options.redactor {
+            None => event,
             Some(r) => {
                 copy = r.event(event);
-                socket_copy = socket.map(|s| r.socket(s));
-                (&copy, socket_copy.as_ref())
+                &copy
             }
         };
-        if let Some(mut line) = Line::new(event, LineContext { seq, clock, socket, redacted, part }) {
+        if let Some(mut line) = Line::new(event, LineContext { seq, clock, socket: None, redacted, part }) {
             if let (Line::Session(l), true, Some(first)) = (&mut line, part > 0, &self.session) {
                 l.started = Some(Time::new(clock, first.at));
             }
-            push(&mut self.buffer, &line, &mut self.clock, &mut self.seq);
+            push(&mut self.buffer, &line, &mut self.seq);
         }
     }
 
-    fn whole(&mut self, socket: &Socket, at: Mono, clock: &WallClock) {
+    fn whole(&mut self, socket: &Socket, at: Mono, destroyed: bool, clock: &WallClock) {
         if self.over_backlog() {
             return;
         }
@@ -339,9 +343,10 @@ impl Recorder {
                 &copy
             }
         };
-        let cx = LineContext { seq: self.seq, clock, socket: None, redacted: false, part: self.part };
-        let line = Line::Socket(Box::new(SocketLine::whole(socket, at, cx)));
-        push(&mut self.buffer, &line, &mut self.clock, &mut self.seq);
+        let described = Described::whole(socket, at, destroyed);
+        hot::socket(&mut self.buffer, &described, at, self.seq, &mut self.clock, clock);
+        self.buffer.push(b'\n');
+        self.seq += 1;
     }
 
     fn over_backlog(&mut self) -> bool {
@@ -357,7 +362,7 @@ impl Recorder {
     fn make_room(&mut self, event: &Event, clock: &WallClock) -> Result<(), RecordError> {
         if self.dropped > 0 && self.buffer.len() < STALLED_BYTES {
             let lost = Lost { ring_full: std::mem::take(&mut self.dropped), ..Lost::default() };
-            self.line(&Event { at: event.at, kind: EventKind::Lost(lost) }, None, clock);
+            self.line(&Event { at: event.at, kind: EventKind::Lost(lost) }, clock);
         }
         let (Some(max), Some(sink), Target::File(base)) = (self.options.max_bytes, &self.sink, &self.target) else {
             return Ok(());
@@ -380,7 +385,7 @@ impl Recorder {
         self.remembered.clear();
         if let Some(mut session) = self.session.clone() {
             session.at = event.at;
-            self.line(&session, None, clock);
+            self.line(&session, clock);
         }
         Ok(())
     }
@@ -402,7 +407,7 @@ impl Recorder {
             let cx = LineContext { seq, clock: &clock, socket: None, redacted: false, part: self.part };
             let mut last = Vec::new();
             if let Some(line) = Line::new(&event, cx) {
-                push(&mut last, &line, &mut self.clock, &mut seq);
+                push(&mut last, &line, &mut seq);
             }
             // No room even for this line: the recording then simply ends, and its reader says so.
             let _ = sink.take(&mut last);
@@ -412,9 +417,9 @@ impl Recorder {
     }
 }
 
-fn push(buffer: &mut Vec<u8>, line: &Line<'_>, clock: &mut Clock, seq: &mut u64) {
+fn push(buffer: &mut Vec<u8>, line: &Line<'_>, seq: &mut u64) {
     let start = buffer.len();
-    match hot::line(buffer, line, clock) {
+    match serde_json::to_writer(&mut *buffer, line) {
         Ok(()) => {
             buffer.push(b'\n');
             *seq += 1;
@@ -424,9 +429,14 @@ fn push(buffer: &mut Vec<u8>, line: &Line<'_>, clock: &mut Clock, seq: &mut u64)
     }
 }
 
+/// Compared within one run only.
+fn hasher() -> impl Hasher {
+    foldhash::fast::FixedState::with_seed(0).build_hasher()
+}
+
 /// What makes a new `socket` line worth writing.
 fn fingerprint(s: &Socket) -> u64 {
-    let mut h = DefaultHasher::new();
+    let mut h = hasher();
     (&s.owners, s.orphaned, s.keepalive, s.flow, &s.remote_name).hash(&mut h);
     (s.netns, s.direction, s.mptcp, s.opened).hash(&mut h);
     h.finish() | 1

@@ -17,7 +17,8 @@ use std::sync::Arc;
 use self::address::Addresses;
 use self::program::program;
 use crate::model::{
-    ActionRecord, Event, EventKind, Finding, Flow, Hook, IdleLimits, Owner, Owners, Reset, Session, SocketUpdate, Targets,
+    ActionRecord, Event, EventKind, Finding, Flow, Hook, IdleLimits, Owner, Owners, Reset, Session, SocketUpdate,
+    Targets,
 };
 use crate::state::{Happening, Snapshot, Socket};
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::parts::share;
 use super::{IdleHistogram, Report};
 use crate::model::{Event, EventKind};
-use crate::schema::{Line, LineContext, SocketLine, Time};
+use crate::schema::{Described, Line, LineContext, Time};
 
 /// # Errors
 /// None in practice: everything in a report can be written as JSON.
@@ -22,7 +22,7 @@ pub fn json(r: &Report) -> serde_json::Result<String> {
         r.findings.iter().map(|f| line(r.snapshot.at, EventKind::Finding(Box::new((**f).clone())))).collect();
     let sockets: Vec<Value> = (r.sockets.iter())
         .map(|s| {
-            let mut v = bare(Some(serde_json::to_value(SocketLine::whole(s, r.snapshot.at, cx))));
+            let mut v = bare(Some(serde_json::to_value(Described::whole(s, r.snapshot.at, false).line(r.snapshot.at, cx))));
             v["timeline"] = s
                 .history
                 .iter()

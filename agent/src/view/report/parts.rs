@@ -263,7 +263,9 @@ impl Report {
 pub fn timeline(s: &Socket) -> Vec<&History> {
     let mut told = std::collections::HashSet::new();
     let mut all: Vec<&History> = (s.history.iter())
-        .filter(|h| h.kind() != HistoryKind::Finding || told.insert(h.text().split_whitespace().next().map(str::to_owned)))
+        .filter(|h| {
+            h.kind() != HistoryKind::Finding || told.insert(h.text().split_whitespace().next().map(str::to_owned))
+        })
         .collect();
     all.sort_by_key(|h| h.at);
     all

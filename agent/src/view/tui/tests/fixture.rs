@@ -87,12 +87,9 @@ impl Story {
             }),
             remote_name: name.map(Into::into),
             netns: Some(4_026_531_840),
-            owners: Some([Owner {
-                pid: 4182,
-                comm: "claude".into(),
-                fd: Some(i32::from(port % 40) + 10),
-                program: None,
-            }].into()),
+            owners: Some(
+                [Owner { pid: 4182, comm: "claude".into(), fd: Some(i32::from(port % 40) + 10), program: None }].into(),
+            ),
             direction: Some(Direction::Outgoing),
             state: Some(TcpState::Established),
             opened: Some(ago(580.0)),
@@ -175,6 +172,7 @@ impl Story {
             socket: Some(id),
             flow: None,
             netns: None,
+            family: None,
             from: TcpState::Established,
             to: TcpState::Close,
             pid: None,
