@@ -21,6 +21,8 @@ use crate::source::ebpf::{EbpfSource, Loaded, Options};
 const PATIENCE: Duration = Duration::from_millis(200);
 /// Origins remembered; a probe makes far fewer connections.
 const MAX: usize = 1_024;
+/// Records taken at once.
+const AT_ONCE: usize = 1_000;
 
 type Origins = Arc<Mutex<HashMap<u64, ResetOrigin>>>;
 
@@ -73,10 +75,11 @@ fn watch_own(origins: Origins, done: Arc<AtomicBool>) -> Result<std::thread::Joi
                 let _ = ready.send(());
                 let mut batch = Vec::new();
                 while !done.load(Ordering::Relaxed) {
-                    let waited = tokio::time::timeout(Duration::from_millis(500), source.next_batch(&mut batch)).await;
+                    let waited = tokio::time::timeout(Duration::from_millis(500), source.ready()).await;
                     if matches!(waited, Ok(Err(_))) {
                         return;
                     }
+                    source.take(AT_ONCE, &mut batch);
                     for event in batch.drain(..) {
                         note(&origins, &event);
                     }

@@ -14,7 +14,7 @@ pub const LINGER: Duration = Duration::from_secs(30);
 
 /// How many of them at most: the events of a socket that is gone come within the same second, of which a storm fills
 /// this much.
-const MAX_GONE: usize = 8_192;
+const MAX_GONE: usize = 2_048;
 
 /// Sockets that one inode or flow leads to; the latest are kept. Of a flow all but one per namespace are gone already:
 /// a client that binds to its port comes back with the same.

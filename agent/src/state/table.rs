@@ -25,7 +25,7 @@ pub struct TableConfig {
 
 impl Default for TableConfig {
     fn default() -> Self {
-        Self { max_sockets: 65_536, tombstone: Duration::from_secs(120), max_tombstones: 8_192 }
+        Self { max_sockets: 65_536, tombstone: Duration::from_secs(120), max_tombstones: 2_048 }
     }
 }
 

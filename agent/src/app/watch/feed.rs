@@ -138,12 +138,17 @@ impl Feed {
         self.kernel.as_mut()?.take_kernel_log()
     }
 
-    /// The next events; without kernel programs it waits for ever (the caller's ticks poll). Cancel-safe.
-    pub async fn next(&mut self, out: &mut Vec<Event>) -> Result<()> {
+    /// Until there may be events; without kernel programs for ever (the caller's ticks poll). Cancel-safe.
+    pub async fn ready(&mut self) -> Result<()> {
         match &mut self.kernel {
-            Some(k) => k.next_batch(out).await.context("cannot read the ring"),
+            Some(k) => k.ready().await.context("cannot read the ring"),
             None => std::future::pending().await,
         }
+    }
+
+    /// Appends the events of at most `most` records to `out`; fewer: there are no more for now.
+    pub fn take(&mut self, most: usize, out: &mut Vec<Event>) -> usize {
+        self.kernel.as_mut().map_or(0, |k| k.take(most, out))
     }
 
     /// Counts what nobody has the time to read any more as lost.

@@ -23,6 +23,10 @@ const ACTIONS: usize = 16;
 const NOTES: usize = 32;
 /// Sockets looked at because their peer closed, per batch of events (3 µs each).
 const CLOSING_LOOKS: usize = 64;
+/// Records taken per call: a storm must not keep signals and the screen waiting.
+const DRAIN: usize = 1_000;
+/// Records whose events are made at once: as few as the allocator keeps ready blocks for (glibc: 7 of a size).
+const AT_ONCE: usize = 8;
 /// After a child or the last target ended: how long its sockets may still have something to say.
 const LAST_WORDS: Duration = Duration::from_millis(30);
 
@@ -42,6 +46,8 @@ pub struct Live {
     /// Findings opened so far: the engine numbers them.
     opened: u64,
     over: bool,
+    /// Events as the source gave them, and completed; empty between calls.
+    buffers: (Vec<Event>, Vec<Event>),
 }
 
 impl Live {
@@ -67,6 +73,7 @@ impl Live {
             pids_revision: 0,
             opened: 0,
             over: false,
+            buffers: Default::default(),
         })
     }
 
@@ -86,34 +93,46 @@ impl Live {
         self.diagnose(outlets);
     }
 
-    /// Events as the source gave them: attributed first.
-    pub fn take_live(&mut self, batch: &mut Vec<Event>, feed: &mut Feed, outlets: &mut Outlets) {
-        let mut complete = Vec::with_capacity(batch.len() + 4);
-        for event in batch.drain(..) {
-            if let EventKind::Lost(_) = event.kind {
-                complete.push(event);
-            } else {
+    /// What the source has by now, but no more than a person or a signal can wait for. Each event goes the whole way
+    /// before the next few come: what it takes is still at hand then, in the processor as in the allocator.
+    pub fn take_live(&mut self, feed: &mut Feed, outlets: &mut Outlets) {
+        let mut taken = 0;
+        let mut looks = CLOSING_LOOKS;
+        loop {
+            let (mut raw, mut complete) = std::mem::take(&mut self.buffers);
+            let n = feed.take(AT_ONCE, &mut raw);
+            for fork in feed.forks() {
+                complete.extend(self.attribution.forked(fork.parent, fork.child, fork.at));
+            }
+            for event in raw.drain(..) {
                 self.attribution.enrich(event, &mut complete);
             }
-        }
-        self.look_at_closing(&mut complete);
-        for fork in feed.forks() {
-            complete.extend(self.attribution.forked(fork.parent, fork.child, fork.at));
+            for event in complete.drain(..) {
+                let closing = closing(&event).filter(|_| looks > 0);
+                self.take(event, outlets);
+                if let Some(id) = closing {
+                    // The idle time at which a server closes is only as exact as what is known of the last data.
+                    looks -= 1;
+                    if let Some(sample) = self.attribution.sample_closing(id, Mono::now()) {
+                        self.take(sample, outlets);
+                    }
+                }
+            }
+            self.buffers = (raw, complete);
+            taken += n;
+            if n < AT_ONCE {
+                break;
+            }
+            if taken >= DRAIN {
+                self.introduce(feed);
+                self.diagnose(outlets);
+                // Full buffers are sent as they fill.
+                return;
+            }
         }
         self.introduce(feed);
-        self.take_all(complete, outlets);
+        self.diagnose(outlets);
         outlets.flush();
-    }
-
-    /// The idle time at which a server closes is only as exact as what is known of the last data.
-    fn look_at_closing(&mut self, events: &mut Vec<Event>) {
-        let closing = events.iter().filter_map(|e| match &e.kind {
-            EventKind::State(c) if c.to == TcpState::CloseWait => c.socket,
-            _ => None,
-        });
-        for id in closing.take(CLOSING_LOOKS).collect::<Vec<_>>() {
-            events.extend(self.attribution.sample_closing(id, Mono::now()));
-        }
     }
 
     /// Once a sample period: what polling brings, exact counts, what was lost, what time alone decides.
@@ -208,9 +227,8 @@ impl Live {
     /// Fetches what is still in the ring, for a moment after the end of what was watched.
     pub async fn drain(&mut self, feed: &mut Feed, outlets: &mut Outlets) {
         let until = tokio::time::Instant::now() + LAST_WORDS;
-        let mut batch = Vec::new();
-        while let Ok(Ok(())) = tokio::time::timeout_at(until, feed.next(&mut batch)).await {
-            self.take_live(&mut batch, feed, outlets);
+        while let Ok(Ok(())) = tokio::time::timeout_at(until, feed.ready()).await {
+            self.take_live(feed, outlets);
             // A storm goes on while we leave.
             if tokio::time::Instant::now() >= until {
                 break;
@@ -337,4 +355,12 @@ fn thresholds(config: &WatchConfig) -> Result<Thresholds> {
     }
     t.check().map_err(anyhow::Error::msg)?;
     Ok(t)
+}
+
+/// The socket whose peer has just closed.
+fn closing(event: &Event) -> Option<SocketId> {
+    match &event.kind {
+        EventKind::State(c) if c.to == TcpState::CloseWait => c.socket,
+        _ => None,
+    }
 }

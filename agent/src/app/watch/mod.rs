@@ -135,7 +135,6 @@ async fn looped(
     let end = config.duration.map(|d| tokio::time::Instant::now() + d);
     let mut next_lookup = tokio::time::Instant::now() + DNS_REFRESH;
     let mut lookup = None;
-    let mut batch: Vec<Event> = Vec::new();
     loop {
         // A reader of stdout that does not keep up: leave the records in the ring, where the kernel counts what is lost.
         let fetch = !outlets.is_stalled();
@@ -193,9 +192,9 @@ async fn looped(
             _ = tokio::time::sleep_until(end.unwrap_or_else(far)), if end.is_some() => {
                 return Ok(("duration".into(), 0));
             }
-            n = feed.next(&mut batch), if fetch => {
-                n?;
-                live.take_live(&mut batch, feed, outlets);
+            ready = feed.ready(), if fetch => {
+                ready?;
+                live.take_live(feed, outlets);
             }
             _ = tokio::time::sleep(STALL_PAUSE), if !fetch => outlets.flush(),
         }

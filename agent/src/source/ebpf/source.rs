@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use agent_common::{Record, SockStats, kind, stats_seen, totals};
 use anyhow::{Context, Result, anyhow};
 use aya::Ebpf;
-use aya::maps::{MapData, RingBuf};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -19,13 +18,12 @@ use super::find::find;
 use super::join::{self, Join};
 use super::klog::KernelLog;
 use super::load::{self, Options, Types, WAKE_WINDOW_NS};
+use super::ring::Ring;
 use super::sys::recursion_misses;
 use super::tables::Tables;
 use crate::model::BackendChoice;
 use crate::model::{Counters, DestPrefix, Event, EventKind, Flow, Hook, Lost, Mono, SocketId, SocketUpdate};
 
-/// Records taken per call: a storm must not keep signals and the screen waiting.
-const DRAIN: usize = 1_000;
 /// How long after the last record the ring is looked at again: longer than the window in which the kernel does not
 /// wake, so that no record is left lying.
 const POLL: Duration = Duration::from_nanos(WAKE_WINDOW_NS as u64 + 2_000_000);
@@ -60,7 +58,7 @@ pub struct KernelTotals {
 
 /// Attached programs and their ring. Dropping it detaches everything.
 pub struct EbpfSource {
-    ring: AsyncFd<RingBuf<MapData>>,
+    ring: AsyncFd<Ring>,
     ebpf: Ebpf,
     tables: Tables,
     converter: Converter,
@@ -131,7 +129,7 @@ impl EbpfSource {
             hooks.iter().filter_map(|h| h.why_not.as_ref().map(|why| format!("{} is not traced: {why}", h.name))),
         );
         let ring = loaded.ebpf.take_map("EVENTS").context("the eBPF object has no map EVENTS")?;
-        let ring = RingBuf::try_from(ring).context("cannot map the ring; lower --ring-size")?;
+        let ring = Ring::new(ring)?;
         // SAFETY: the ring owns its descriptor and keeps it open for as long as it lives.
         let ring = unsafe { AsyncFd::register_with_interest(ring, Interest::READABLE) }
             .map_err(io::Error::from)
@@ -158,23 +156,14 @@ impl EbpfSource {
         })))
     }
 
-    /// Waits until there is something, then appends at most about a thousand events to `out` and returns. May be
-    /// dropped at any await (inside `select!`): what was taken is in `out`, what was not stays in the ring. May return
-    /// without events (a fork, see [`Self::take_forks`]).
-    pub async fn next_batch(&mut self, out: &mut Vec<Event>) -> io::Result<()> {
-        loop {
-            if std::mem::take(&mut self.more) {
-                tokio::task::yield_now().await;
-            } else {
-                self.wait().await?;
-            }
-            let taken = self.drain(out);
-            self.more = taken == DRAIN;
-            if taken > 0 {
-                self.look_until = Some(Instant::now() + POLL);
-                return Ok(());
-            }
+    /// Waits until there may be something to [`Self::take`]. May be dropped at any await (inside `select!`).
+    pub async fn ready(&mut self) -> io::Result<()> {
+        if self.more {
+            tokio::task::yield_now().await;
+            self.more = false;
+            return Ok(());
         }
+        self.wait().await
     }
 
     /// Until the kernel wakes us, or it is time to look for records that came without a wake-up.
@@ -198,16 +187,17 @@ impl EbpfSource {
         Ok(())
     }
 
-    /// Records taken, at most [`DRAIN`].
-    fn drain(&mut self, out: &mut Vec<Event>) -> usize {
+    /// Appends the events of at most `most` records to `out` and tells how many it took; what is left stays in the ring.
+    /// Fewer than `most`: it is empty. Children of tree targets are not among the events, see [`Self::take_forks`].
+    pub fn take(&mut self, most: usize, out: &mut Vec<Event>) -> usize {
         let ring = self.ring.get_mut();
         let mut taken = 0;
         let mut unjoined = Vec::new();
-        while taken < DRAIN
+        while taken < most
             && let Some(bytes) = ring.next()
         {
             taken += 1;
-            match decode(&bytes) {
+            match decode(bytes) {
                 Ok(decoded) if self.by_address => unjoined.push(decoded),
                 Ok(decoded) => {
                     let cookie = decoded.record.cookie;
@@ -216,6 +206,9 @@ impl EbpfSource {
                 }
                 Err(_) => self.malformed += 1,
             }
+        }
+        if taken < most {
+            ring.give_back();
         }
         join::foresee(unjoined.iter_mut().map(|d| &mut d.record));
         for decoded in &unjoined {
@@ -239,6 +232,10 @@ impl EbpfSource {
             });
             self.forks = forks;
         }
+        if taken > 0 {
+            self.look_until = Some(Instant::now() + POLL);
+        }
+        self.more = taken == most;
         taken
     }
 
@@ -250,6 +247,7 @@ impl EbpfSource {
         while n < self.capacity && ring.next().is_some() {
             n += 1;
         }
+        ring.give_back();
         self.unread += n as u64;
     }
 
