@@ -48,6 +48,8 @@ pub mod flag {
     pub const HAS_REASON: u8 = 16;
     /// A [`super::SockStats`] follows the record.
     pub const HAS_STATS: u8 = 32;
+    /// The kernel side keeps nothing of this socket: no DESTROY record will follow.
+    pub const LAST: u8 = 64;
 }
 
 /// Bits of a GUARD record's `aux`: which option the kernel refused.
@@ -162,7 +164,8 @@ pub struct TcpDetail {
 }
 
 /// Exact counts of one socket, kept by the kernel whatever happens to the ring: the value of map `SOCKS`.
-#[repr(C)]
+/// Aligned, so that it is copied in words.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SockStats {
     /// Retransmitted segments since the agent saw the socket.
@@ -364,7 +367,7 @@ const _: () = {
     use core::mem::{align_of, size_of};
     assert!(size_of::<Record>() == 88 && align_of::<Record>() == 8);
     assert!(size_of::<TcpDetail>() == 112 && align_of::<TcpDetail>() == 8);
-    assert!(size_of::<SockStats>() == 40 && align_of::<SockStats>() == 4);
+    assert!(size_of::<SockStats>() == 40 && align_of::<SockStats>() == 8);
     assert!(size_of::<DestKey>() == 18 && align_of::<DestKey>() == 1);
     assert!(size_of::<ListenKey>() == 8 && align_of::<ListenKey>() == 4);
     assert!(size_of::<GuardOptions>() == 20 && align_of::<GuardOptions>() == 4);

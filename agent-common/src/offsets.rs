@@ -123,6 +123,15 @@ pub struct Settings {
     pub ring_high: u32,
     /// Nanoseconds after a wake-up during which no further one is asked for: the reader polls meanwhile.
     pub wake_window_ns: u32,
+    /// Index mask of the map `PRESENT`, see [`present_slot`].
+    pub present_mask: u32,
+}
+
+/// Where the map `PRESENT` counts the entries of `SOCKS` with this key: sockets that are made one after the other lie
+/// side by side. Addresses are multiples of a large power of two, cookies are not: both are spread.
+#[inline(always)]
+pub const fn present_slot(key: u64, mask: u32) -> u32 {
+    (key ^ key >> 11) as u32 & mask
 }
 
 /// No field of a classic tracepoint reaches beyond this.
@@ -269,7 +278,7 @@ pub struct FlowSeen {
 const _: () = {
     use core::mem::{align_of, size_of};
     assert!(size_of::<Offsets>() == 4 * Offsets::PATHS.len() && align_of::<Offsets>() == 4);
-    assert!(size_of::<Settings>() == 56 && align_of::<Settings>() == 4);
+    assert!(size_of::<Settings>() == 60 && align_of::<Settings>() == 4);
     assert!(size_of::<TracepointFields>() == 76 && align_of::<TracepointFields>() == 4);
     assert!(size_of::<ClassicFields>() == 8 * 76);
     assert!(size_of::<Control>() == 12 && align_of::<Control>() == 4);

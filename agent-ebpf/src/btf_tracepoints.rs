@@ -7,14 +7,17 @@ use aya_ebpf::macros::btf_tracepoint;
 use aya_ebpf::programs::BtfTracePointContext;
 use aya_log_ebpf::info;
 
-use crate::count::{add_entry, add32, entry, grown, hidden, leave, make_entry, make_listener, retransmitted, total};
+use crate::count::{
+    add_entry, add32, entry, grown, hidden, leave, leave_behind, make_entry, make_listener, remove, retransmitted,
+    total,
+};
 use crate::detail::{fill, how, seen_rst, tcp_sock};
 use crate::emit::{self, Head};
 use crate::filter::{
     add_listener, all, current_tgid, dest_mode, destination, forget_destination, listens, passed, passes,
     remove_listener, target,
 };
-use crate::maps::{FLOWS, SOCKS};
+use crate::maps::FLOWS;
 use crate::read::{at, offset, probe, setting};
 use crate::sock::{
     AF_INET, AF_INET6, End, cookie, family, fresh_key, is_full, local, lookup_key, minisock_netns, netns, owner_flag,
@@ -32,7 +35,6 @@ fn head(kind: u8, sk: *const c_void, tp: *const c_void, family: u8, remote: End)
     let mut h = Head::new(kind, sk);
     h.cookie = cookie(sk);
     h.netns = netns(tp);
-    h.pid = current_tgid();
     h.local = local(tp, family);
     if h.local.port == 0 {
         // After → CLOSE. SAFETY: tp is a tcp_sock, whose beginning is the inet_sock.
@@ -154,15 +156,24 @@ pub fn btf_receive_reset(ctx: BtfTracePointContext) -> i32 {
     let sk: *const c_void = ctx.arg(0);
     let family = family(sk);
     let remote = remote(sk, family);
-    let Some(stats) = member(sk, &remote) else { return 0 };
+    let refused = tcp_state(sk) == state::SYN_SENT && without_entry();
+    let stats = if refused {
+        let found = entry(lookup_key(sk));
+        if !passes(found, &remote) {
+            return 0;
+        }
+        found
+    } else {
+        let Some(stats) = member(sk, &remote) else { return 0 };
+        stats
+    };
     let tp = tcp_sock(sk);
     if tp.is_null() {
         return 0;
     }
     total(u32::from(kind::RECEIVE_RESET), 1);
     if let Some(stats) = stats {
-        // SAFETY: a live map value.
-        unsafe { add32(&raw mut (*stats).resets_received, 1) };
+        received_reset(stats);
     }
     if setting!(kernel_log) != 0 {
         info!(&ctx, "reset received: cookie {:x} state {}", cookie(sk), tcp_state(sk));
@@ -171,8 +182,21 @@ pub fn btf_receive_reset(ctx: BtfTracePointContext) -> i32 {
     h.state = tcp_state(tp);
     let rst = seen_rst(h.cookie);
     // SAFETY: tp is not null.
-    emit::with_detail(&h, |d| unsafe { fill(d, tp, 0, rst) });
+    let told = emit::with_detail(&h, |d| unsafe { fill(d, tp, 0, rst) });
+    if !told
+        && refused
+        && stats.is_none()
+        && let Some(stats) = make_entry(fresh_key(sk), None, passed())
+    {
+        received_reset(stats);
+    }
     0
+}
+
+#[inline(always)]
+fn received_reset(stats: *mut SockStats) {
+    // SAFETY: a live map value.
+    unsafe { add32(&raw mut (*stats).resets_received, 1) };
 }
 
 /// `tcp_send_reset(sk, skb[, reason])`: `sk` is null for a RST that belongs to no socket; it may be a minisock.
@@ -331,7 +355,7 @@ pub fn btf_set_state(ctx: BtfTracePointContext) -> i32 {
         }
         dest_mode() == 0
     } else {
-        if !known && (new == state::SYN_SENT || new == state::ESTABLISHED) {
+        if !known && (new == state::ESTABLISHED || (new == state::SYN_SENT && !without_entry())) {
             adopt(sk, tp, if remote.port == 0 { 0 } else { passed() });
         }
         known || remote.port != 0 || dest_mode() == 0
@@ -346,9 +370,24 @@ pub fn btf_set_state(ctx: BtfTracePointContext) -> i32 {
     let mut h = head(kind::STATE, sk, tp, family, remote);
     h.state = old;
     h.new_state = new;
-    h.flags |= owner_flag(old, new);
-    emit::record(&h);
+    let by_owner = owner_flag(old, new);
+    if by_owner != 0 {
+        h.pid = current_tgid();
+    }
+    let last = new == state::CLOSE && !known && without_entry();
+    h.flags |= by_owner | if last { flag::LAST } else { 0 };
+    if !emit::record(&h) && last {
+        leave_behind(fresh_key(sk));
+    }
     0
+}
+
+/// Whether a connection that is not made yet goes without an entry: with `--all` nothing has to tell it from others, and
+/// what happens to it until then is in its records. An entry costs more than a record, and a client whose server is gone
+/// makes thousands of such connections. Before 5.12 sockets are told apart by entries under their addresses.
+#[inline(always)]
+fn without_entry() -> bool {
+    all() && setting!(cookie_helper) != 0
 }
 
 /// connect() and listen() run in the process itself; what a listener accepts is known by its port.
@@ -387,7 +426,7 @@ pub fn btf_destroy_sock(ctx: BtfTracePointContext) -> i32 {
     let key = lookup_key(sk);
     let Some(stats) = entry(key) else { return 0 };
     if hidden(stats) {
-        let _ = SOCKS.remove(key);
+        remove(key);
         return 0;
     }
     let tp = tcp_sock(sk);

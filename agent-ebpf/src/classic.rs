@@ -11,10 +11,10 @@ use aya_ebpf::macros::tracepoint;
 use aya_ebpf::programs::TracePointContext;
 use aya_log_ebpf::info;
 
-use crate::count::{add32, entry, grown, hidden, leave, make_entry, make_listener, retransmitted, total};
+use crate::count::{add32, entry, grown, hidden, leave, make_entry, make_listener, remove, retransmitted, total};
 use crate::emit::{self, Head};
 use crate::filter::{add_listener, all, current_tgid, dest_mode, destination, listens, remove_listener, target};
-use crate::maps::{CONTROL, SCRATCH, SOCKS, TUPLES};
+use crate::maps::{CONTROL, SCRATCH, TUPLES};
 use crate::read::{CLASSIC, frozen, offset, probe, setting};
 use crate::sock::{AF_INET, AF_INET6, Addr, End, IPPROTO_TCP, is_full, owner_flag, state, v4_mapped};
 
@@ -350,7 +350,7 @@ pub fn tp_destroy_sock(ctx: TracePointContext) -> u32 {
     let sk = f.sk();
     let Some(stats) = entry(sk) else { return 0 };
     if hidden(stats) {
-        let _ = SOCKS.remove(sk);
+        remove(sk);
         return 0;
     }
     total(u32::from(kind::DESTROY), 1);

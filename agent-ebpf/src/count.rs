@@ -1,11 +1,13 @@
 //! Exact counts, independent of the ring.
 
 use core::arch::asm;
+use core::mem::size_of;
 
-use agent_common::{SockStats, retransmit, stats_seen, totals};
+use agent_common::{SockStats, present_slot, retransmit, stats_seen, totals};
 
 use crate::emit::{self, Head};
-use crate::maps::{SOCKS, TOTALS};
+use crate::maps::{PRESENT, SOCKS, TOTALS};
+use crate::read::setting;
 
 #[inline(always)]
 pub fn total(index: u32, n: u64) {
@@ -29,10 +31,34 @@ pub unsafe fn add32(p: *mut u32, n: u32) {
 /// kept by address, the address may be another socket's by now.
 #[inline(always)]
 pub fn entry(key: u64) -> Option<*mut SockStats> {
-    if key == 0 {
+    if key == 0 || !present(key) {
         return None;
     }
     SOCKS.get_ptr_mut(key).filter(|stats| !destroyed(*stats))
+}
+
+/// False: `SOCKS` has no such key.
+#[inline(always)]
+fn present(key: u64) -> bool {
+    // SAFETY: a live map value, read at once.
+    PRESENT.get_ptr(present_slot(key, setting!(present_mask))).is_none_or(|n| unsafe { n.read_volatile() } != 0)
+}
+
+/// One entry more, or, with `u64::MAX`, one less.
+#[inline(always)]
+fn count_present(key: u64, n: u64) {
+    if let Some(p) = PRESENT.get_ptr_mut(present_slot(key, setting!(present_mask))) {
+        // SAFETY: a live, aligned map value; atomic as in `total`.
+        unsafe { asm!("lock *(u64 *)({p} + 0) += {n}", p = in(reg) p, n = in(reg) n) };
+    }
+}
+
+/// Takes an entry away.
+#[inline(always)]
+pub fn remove(key: u64) {
+    if SOCKS.remove(key).is_ok() {
+        count_present(key, u64::MAX);
+    }
 }
 
 #[inline(always)]
@@ -45,7 +71,7 @@ fn destroyed(stats: *const SockStats) -> bool {
 /// address would count as known and never get an entry of its own.
 #[inline(always)]
 pub fn has(key: u64) -> bool {
-    SOCKS.get_ptr(key).is_some_and(|stats| !destroyed(stats))
+    present(key) && SOCKS.get_ptr(key).is_some_and(|stats| !destroyed(stats))
 }
 
 /// Makes an entry and finds it, see [`add_entry`].
@@ -61,13 +87,13 @@ pub fn add_entry(key: u64, total_retrans: Option<u32>, seen: u32) -> bool {
     if key == 0 {
         return false;
     }
-    let fresh = SockStats {
-        last_total: total_retrans.unwrap_or(0),
-        seen: seen | if total_retrans.is_some() { stats_seen::TOTAL } else { 0 },
-        ..SockStats::default()
-    };
+    let seen = seen | if total_retrans.is_some() { stats_seen::TOTAL } else { 0 };
+    let fresh = fresh(total_retrans.unwrap_or(0), seen);
+    // Before the entry itself: whoever looks for it must find it.
+    count_present(key, 1);
     // BPF_NOEXIST: two CPUs may both find it missing.
     if SOCKS.insert(key, fresh, 1).is_err() {
+        count_present(key, u64::MAX);
         match SOCKS.get_ptr(key) {
             None => {
                 total(totals::TABLE_FULL, 1);
@@ -79,6 +105,31 @@ pub fn add_entry(key: u64, total_retrans: Option<u32>, seen: u32) -> bool {
         }
     }
     true
+}
+
+/// Nothing counted yet. In words: for a structure of this size the compiler calls `memset`, which costs as much as a
+/// look-up.
+#[inline(always)]
+fn fresh(last_total: u32, seen: u32) -> SockStats {
+    const WORDS: usize = size_of::<SockStats>() / 8;
+    let mut words = [0u64; WORDS];
+    // The last two members.
+    words[WORDS - 1] = if cfg!(target_endian = "little") {
+        u64::from(last_total) | u64::from(seen) << 32
+    } else {
+        u64::from(last_total) << 32 | u64::from(seen)
+    };
+    // SAFETY: integers of the same size and alignment.
+    unsafe { core::mem::transmute(words) }
+}
+
+/// The socket's last record could not be written: an entry of its own, for the user's sweep, tells its end.
+#[inline(always)]
+pub fn leave_behind(key: u64) {
+    if let Some(stats) = make_entry(key, None, 0) {
+        // SAFETY: a live map value; nobody else knows of it.
+        unsafe { (*stats).seen |= stats_seen::DESTROYED };
+    }
 }
 
 /// A target's own listener: its SYN-ACKs and RSTs are the target's.
@@ -135,7 +186,7 @@ pub fn retransmitted(stats: *mut SockStats, how: u8, segments: u32) {
 #[inline(always)]
 pub fn leave(head: &Head, key: u64, stats: *mut SockStats) {
     if emit::with_stats(head, stats) {
-        let _ = SOCKS.remove(key);
+        remove(key);
     } else {
         // SAFETY: a live map value; nobody else writes to a destroyed socket's entry.
         unsafe { (*stats).seen |= stats_seen::DESTROYED };

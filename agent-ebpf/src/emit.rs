@@ -1,6 +1,7 @@
 //! Writing records into the ring, and waking the reader seldom.
 
 use core::ffi::c_void;
+use core::mem::size_of;
 
 use agent_common::{Record, SockStats, TcpDetail, flag, totals};
 use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
@@ -129,7 +130,13 @@ pub fn with_stats(head: &Head, stats: *const SockStats) -> bool {
     let p = entry.as_mut_ptr();
     // SAFETY: reserved for both; `stats` is a live map value.
     unsafe {
-        (&raw mut (*p).stats).write(*stats);
+        // In words, as they are aligned: not the call of `memmove` that a structure of this size becomes.
+        let (from, to) = (stats.cast::<u64>(), (&raw mut (*p).stats).cast::<u64>());
+        let mut n = 0;
+        while n < size_of::<SockStats>() / 8 {
+            to.add(n).write(from.add(n).read_volatile());
+            n += 1;
+        }
         head.write(&raw mut (*p).record, now, flag::HAS_STATS);
     }
     entry.submit(wake_flags(now));

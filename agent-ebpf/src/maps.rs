@@ -2,6 +2,7 @@
 //! too. The user side raises them (`set_max_entries`) when it traces.
 
 use agent_common::{CLASSIC_BYTES, Control, DestKey, FlowSeen, ListenKey, SockStats, TupleKey, totals};
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 
@@ -31,6 +32,11 @@ pub static PIDS: HashMap<u32, u32> = HashMap::with_max_entries(1, 0);
 /// Sockets of the targets, by cookie (BTF) or kernel address (classic), with their exact counts.
 #[map]
 pub static SOCKS: HashMap<u64, SockStats> = HashMap::with_max_entries(1, 0);
+
+/// How many entries `SOCKS` has of each [`present_slot`](agent_common::present_slot). Most sockets that pass are
+/// nobody's: here a glance tells, where a look-up in a large table waits for memory. User space maps it.
+#[map]
+pub static PRESENT: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Listening ports of the targets; value = listeners on it (SO_REUSEPORT).
 #[map]

@@ -29,6 +29,7 @@ pub static SETTINGS: Settings = Settings {
     keepopen_bit: ABSENT,
     ring_high: 1024,
     wake_window_ns: 5_000_000,
+    present_mask: 0,
 };
 
 /// A value that the loader set. A volatile read: the compiler must not fold the placeholder in.

@@ -38,10 +38,20 @@ impl Attribution {
             }
             _ => true,
         };
-        if ours {
-            out.push(event);
+        if !ours {
+            return false;
         }
-        ours
+        let last = match &event.kind {
+            EventKind::State(c) if c.last => c.socket,
+            _ => None,
+        };
+        out.push(event);
+        if let Some(id) = last {
+            self.table.set_gone(id, now);
+            let update = SocketUpdate { id: Some(id), last: true, ..SocketUpdate::default() };
+            out.push(Event { at: now, kind: EventKind::Socket(Box::new(update)) });
+        }
+        true
     }
 
     /// The socket an event is about, looked for among the targets' descriptors if it is new. `None`: nobody's.
@@ -158,6 +168,10 @@ impl Attribution {
             return false;
         }
         if let Some(k) = c.socket.and_then(|id| self.table.get_mut(id)) {
+            if c.to == TcpState::SynSent {
+                // It connects anew after a connect that failed.
+                k.gone = None;
+            }
             k.state = Some(c.to);
             c.flow = c.flow.or(k.flow);
             c.netns = c.netns.or(k.netns);

@@ -87,6 +87,7 @@ impl Known {
             counters: None,
             mptcp: Some(self.mptcp),
             destroyed: false,
+            last: false,
         }
     }
 

@@ -59,6 +59,7 @@ fn a_storm_is_counted_whole_and_kept_in_part() {
                 from,
                 to,
                 pid: None,
+                last: false,
             })
         };
         let reset = EventKind::Reset(Arc::new(Reset {

@@ -62,6 +62,8 @@ pub struct SocketUpdate {
     pub mptcp: Option<bool>,
     /// The socket is gone (`tcp_destroy_sock`, or no longer in a dump).
     pub destroyed: bool,
+    /// It is closed, and nobody will tell when it is gone.
+    pub last: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -74,6 +76,8 @@ pub struct StateChange {
     pub to: TcpState,
     /// The process that did it, where the kernel's context proves it (connect, listen, close).
     pub pid: Option<u32>,
+    /// The source will tell nothing more of the socket, not even its end.
+    pub last: bool,
 }
 
 /// What `tcp_sock` said at a retransmit or reset: exact, where a sample is up to a second old.

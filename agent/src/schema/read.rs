@@ -189,6 +189,7 @@ fn socket(l: &SocketLine<'_>, clock: &WallClock) -> SocketUpdate {
         counters: Some(counters(l.counters)),
         mptcp: l.mptcp,
         destroyed: l.destroyed,
+        last: false,
     }
 }
 
@@ -250,6 +251,7 @@ fn state(l: &StateLine) -> Option<StateChange> {
         from: l.from.model()?,
         to: l.to.model()?,
         pid: l.pid,
+        last: false,
     })
 }
 

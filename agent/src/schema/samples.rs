@@ -197,6 +197,7 @@ pub(crate) fn socket_update() -> SocketUpdate {
         counters: Some(Counters { retransmits: 1, rto: 1, ..Counters::default() }),
         mptcp: Some(false),
         destroyed: false,
+        last: false,
     }
 }
 
@@ -265,6 +266,7 @@ pub(crate) fn all() -> Vec<Event> {
             from: TcpState::Close,
             to: TcpState::SynSent,
             pid: Some(4182),
+            last: false,
         }),
         EventKind::State(StateChange {
             socket: None,
@@ -274,6 +276,7 @@ pub(crate) fn all() -> Vec<Event> {
             from: TcpState::SynSent,
             to: TcpState::Close,
             pid: None,
+            last: false,
         }),
         EventKind::Sample(Box::new(Sample {
             socket: SocketId(0xfeed),

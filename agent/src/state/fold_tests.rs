@@ -28,7 +28,8 @@ impl Fold {
     }
 
     fn state(&mut self, s: f64, from: TcpState, to: TcpState) -> &mut Self {
-        let c = StateChange { socket: Some(ID), flow: None, netns: None, family: None, from, to, pid: None };
+        let c =
+            StateChange { socket: Some(ID), flow: None, netns: None, family: None, from, to, pid: None, last: false };
         self.apply(s, EventKind::State(c))
     }
 

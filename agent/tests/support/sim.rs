@@ -147,7 +147,8 @@ impl<'a> Sim<'a> {
             }
             return;
         }
-        let change = StateChange { socket: Some(id), flow: None, netns: None, family: None, from, to, pid: None };
+        let change =
+            StateChange { socket: Some(id), flow: None, netns: None, family: None, from, to, pid: None, last: false };
         self.emit(now, EventKind::State(change));
     }
 

@@ -217,6 +217,7 @@ fn state_change(r: &Record, socket: Option<SocketId>) -> Option<StateChange> {
         from: TcpState::from_kernel(r.state)?,
         to: TcpState::from_kernel(r.new_state)?,
         pid: (r.flags & flag::PID_IS_OWNER != 0 && r.pid != 0).then_some(r.pid),
+        last: r.flags & flag::LAST != 0,
     })
 }
 

@@ -13,6 +13,7 @@ use super::backend::{Backend, Facts};
 use super::classic::ClassicTypes;
 use super::object::{Globals, OBJECT, configure};
 use super::offsets::KernelTypes;
+use super::present;
 use super::refusal::explain;
 use super::sys;
 use super::tracefs;
@@ -119,6 +120,7 @@ impl Types {
             provenance: u32::from(matches!(self, Self::Btf(..)) && !options.provenance.is_empty()),
             ring_high: options.ring_size / 4,
             wake_window_ns: WAKE_WINDOW_NS,
+            present_mask: present::SLOTS - 1,
             ..base.settings
         };
         Globals { settings, ..base }
@@ -167,6 +169,7 @@ fn object(types: &Types, options: &Options, loader: EbpfLoader<'static>) -> Resu
     loader
         .map_max_entries("EVENTS", options.ring_size)
         .map_max_entries("SOCKS", options.max_sockets.max(1))
+        .map_max_entries("PRESENT", present::SLOTS)
         .map_max_entries("PIDS", MAX_PIDS)
         .map_max_entries("LISTENERS", MAX_LISTENERS)
         // Of the iterators, which a watch does not use.

@@ -14,6 +14,7 @@ pub mod klog;
 pub mod load;
 pub mod object;
 pub mod offsets;
+mod present;
 mod refusal;
 pub mod ring;
 mod source;

@@ -60,12 +60,7 @@ impl Ring {
         let memory = Mapping::new(map.fd().as_fd(), page, size).context("cannot map the ring; lower --ring-size")?;
         // SAFETY: both pages are mapped, and stay so as long as `memory`; a page is aligned for anything.
         let positions = unsafe {
-            Positions::new(
-                memory.consumer.cast(),
-                memory.producer.cast(),
-                memory.producer.add(page),
-                size as u64,
-            )
+            Positions::new(memory.consumer.cast(), memory.producer.cast(), memory.producer.add(page), size as u64)
         };
         Ok(Self { map, memory, positions })
     }
@@ -129,12 +124,7 @@ impl Positions {
     /// # Safety
     /// The pointers stay valid for as long as this lives; `data` has twice `size` bytes, which is a power of two, and
     /// is aligned to 8.
-    unsafe fn new(
-        consumer: NonNull<AtomicU64>,
-        producer: NonNull<AtomicU64>,
-        data: NonNull<u8>,
-        size: u64,
-    ) -> Self {
+    unsafe fn new(consumer: NonNull<AtomicU64>, producer: NonNull<AtomicU64>, data: NonNull<u8>, size: u64) -> Self {
         // SAFETY: by contract.
         let read = unsafe { consumer.as_ref() }.load(Ordering::Acquire);
         Self { consumer, producer, data, mask: size - 1, read, given_back: read, written: read }

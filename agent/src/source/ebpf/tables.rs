@@ -8,6 +8,7 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, IterableMap, MapData, MapError, PerCpuArray};
 
+use super::present::Present;
 use crate::model::{DestPrefix, Flow, mapped};
 
 /// Port bits of a [`DestKey`].
@@ -20,6 +21,7 @@ pub struct Tables {
     current: Vec<DestPrefix>,
     pids: HashMap<MapData, u32, u32>,
     socks: HashMap<MapData, u64, SockStats>,
+    present: Present,
     listeners: HashMap<MapData, ListenKey, u32>,
     tuples: HashMap<MapData, TupleKey, u64>,
     totals: PerCpuArray<MapData, u64>,
@@ -39,6 +41,7 @@ impl Tables {
             current: Vec::new(),
             pids: take(ebpf, "PIDS")?,
             socks: take(ebpf, "SOCKS")?,
+            present: Present::take(ebpf)?,
             listeners: take(ebpf, "LISTENERS")?,
             tuples: take(ebpf, "TUPLES")?,
             totals: take(ebpf, "TOTALS")?,
@@ -95,14 +98,24 @@ impl Tables {
             seen: stats_seen::FROM_USER | if total_retrans.is_some() { stats_seen::TOTAL } else { 0 },
             ..SockStats::default()
         };
-        match self.socks.insert(key, stats, NOEXIST) {
+        // Before the entry itself: a program that looks for it must find it.
+        self.present.add(key);
+        let inserted = self.socks.insert(key, stats, NOEXIST);
+        if inserted.is_err() {
+            self.present.remove(key);
+        }
+        match inserted {
             Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::EEXIST) => Ok(()),
             other => other.with_context(|| format!("cannot add socket {key:x} to the kernel's table (--max-sockets)")),
         }
     }
 
     pub fn remove_socket(&mut self, key: u64) -> Result<()> {
-        ignore_missing(self.socks.remove(&key)).with_context(|| format!("cannot remove socket {key:x}"))
+        let removed = self.socks.remove(&key);
+        if removed.is_ok() {
+            self.present.remove(key);
+        }
+        ignore_missing(removed).with_context(|| format!("cannot remove socket {key:x}"))
     }
 
     /// Classic backend: a socket that was open before, known by its ends.

@@ -224,9 +224,9 @@ impl Recorder {
             self.line(event, clock);
             return;
         };
-        if update.destroyed {
+        if update.destroyed || update.last {
             self.remembered.remove(&id);
-            self.whole(socket, event.at, true, clock);
+            self.whole(socket, event.at, update.destroyed, clock);
             return;
         }
         let print = fingerprint(socket);

@@ -176,6 +176,7 @@ impl Story {
             from: TcpState::Established,
             to: TcpState::Close,
             pid: None,
+            last: false,
         };
         self.event(at, EventKind::State(change));
     }
