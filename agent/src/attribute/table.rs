@@ -12,9 +12,9 @@ use crate::model::{CookieHash, Flow, Mono, SocketId};
 /// How long a socket that is gone still gives its owners to late events.
 pub const LINGER: Duration = Duration::from_secs(30);
 
-/// How many of them at most: the events of a socket that is gone come within the same second, of which a storm fills
-/// this much.
-const MAX_GONE: usize = 2_048;
+/// How many of them at most: of a socket that is gone nothing comes any more but what another processor wrote into the
+/// ring before.
+const MAX_GONE: usize = 512;
 
 /// Sockets that one inode or flow leads to; the latest are kept. Of a flow all but one per namespace are gone already:
 /// a client that binds to its port comes back with the same.

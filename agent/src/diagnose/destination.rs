@@ -125,6 +125,8 @@ pub struct Destination {
     pub loopback: bool,
     /// Sockets in the table, tombstones included.
     pub sockets: u32,
+    /// Those of them that are not closed.
+    pub open: u32,
     /// Last time any socket of it heard from the peer.
     pub last_heard: Option<Mono>,
     /// Last time a connection to it was established.
@@ -157,6 +159,7 @@ impl Destination {
             name,
             loopback,
             sockets: 0,
+            open: 0,
             last_heard: None,
             last_connected: None,
             connects: VecDeque::new(),
@@ -181,6 +184,9 @@ impl Destination {
 
     pub fn note_connect(&mut self, at: Mono) {
         self.last_connected = self.last_connected.max(Some(at));
+        if let Some(wave) = self.wave.as_mut().filter(|w| at > w.first) {
+            wave.could += 1;
+        }
         if self.connects.len() == MAX_CONNECTS {
             self.connects.pop_front();
         }
@@ -194,7 +200,7 @@ impl Destination {
         }
         self.resets.push_back((at, code));
         if counts(code) {
-            self.wave = Some(Wave::with(self.wave, at, again, window));
+            self.wave = Some(Wave::with(self.wave, at, again, self.open as usize, window));
         }
     }
 

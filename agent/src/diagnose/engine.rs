@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::client::Clue;
-use super::destination::{DestinationId, Destinations, IdleDeath, Learned};
+use super::destination::{Destination, DestinationId, Destinations, IdleDeath, Learned};
 use super::group::{AnyRule, Scene};
 use super::reset::{self, IDLE_AT_FIN, ResetVerdict};
 use super::rule::{Concern, Look};
@@ -40,6 +40,8 @@ struct Memo {
     shed: u32,
     /// It left the table; only its cases stay for a while.
     gone: bool,
+    /// It is counted among its destination's open ones.
+    open: bool,
     due: Mono,
     /// The connect was counted, or was before the agent's time.
     connected: bool,
@@ -295,9 +297,7 @@ impl Engine {
             return;
         }
         if let Some(old) = memo.dest {
-            let d = self.dests.get_mut(old);
-            d.sockets = d.sockets.saturating_sub(1);
-            d.set_stuck(s.id, None);
+            leave(self.dests.get_mut(old), s.id, std::mem::take(&mut memo.open));
         }
         self.dests.get_mut(id).sockets += 1;
         memo.dest = Some(id);
@@ -316,6 +316,10 @@ impl Engine {
         let a = &s.activity;
         let d = self.dests.get_mut(dest);
         d.last_heard = d.last_heard.max(a.last_heard);
+        if memo.open == s.is_closed() {
+            memo.open = !memo.open;
+            d.open = if memo.open { d.open + 1 } else { d.open.saturating_sub(1) };
+        }
         if !memo.connected {
             memo.connected = a.established_at.is_some() || s.state == Some(TcpState::Established);
             if let Some(at) = a.established_at {
@@ -394,12 +398,18 @@ impl Engine {
 
     /// Nothing is left to say of a socket.
     fn forget(&mut self, id: SocketId) {
-        if let Some(dest) = self.memos.remove(&id).and_then(|m| m.dest) {
-            let d = self.dests.get_mut(dest);
-            d.sockets = d.sockets.saturating_sub(1);
-            d.set_stuck(id, None);
+        let Some(memo) = self.memos.remove(&id) else { return };
+        if let Some(dest) = memo.dest {
+            leave(self.dests.get_mut(dest), id, memo.open);
         }
     }
+}
+
+/// The socket is no longer one of this destination's.
+fn leave(d: &mut Destination, id: SocketId, open: bool) {
+    d.sockets = d.sockets.saturating_sub(1);
+    d.open = d.open.saturating_sub(u32::from(open));
+    d.set_stuck(id, None);
 }
 
 /// A healthy, living connection: no rule but those of time has anything to say of it.

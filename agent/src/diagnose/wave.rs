@@ -18,12 +18,14 @@ pub struct Wave {
     pub resets: usize,
     /// A socket that was reset twice counts once.
     pub sockets: usize,
+    /// Connections that could be hit: those open when it began, and those made since.
+    pub could: usize,
 }
 
 impl Wave {
     /// The wave with a reset at `at` added, or the next one if it came too late for this; `again` for a socket that
-    /// was reset before.
-    pub fn with(wave: Option<Self>, at: Mono, again: bool, window: Duration) -> Self {
+    /// was reset before, `open` connections then being open besides it.
+    pub fn with(wave: Option<Self>, at: Mono, again: bool, open: usize, window: Duration) -> Self {
         match wave {
             Some(w) if at.since(w.last) <= window => Self {
                 // Those of several processors may be read out of order.
@@ -31,8 +33,9 @@ impl Wave {
                 last: w.last.max(at),
                 resets: w.resets + 1,
                 sockets: w.sockets + usize::from(!again),
+                could: w.could,
             },
-            _ => Self { first: at, last: at, resets: 1, sockets: 1 },
+            _ => Self { first: at, last: at, resets: 1, sockets: 1, could: open + 1 },
         }
     }
 }
@@ -46,8 +49,8 @@ mod tests {
         let at = |s: u64| Mono(s * 1_000_000_000);
         let mut wave = None;
         for (s, again) in [(10, false), (100, false), (150, true), (200, false), (195, false), (230, false)] {
-            wave = Some(Wave::with(wave, at(s), again, Duration::from_secs(60)));
+            wave = Some(Wave::with(wave, at(s), again, 9, Duration::from_secs(60)));
         }
-        assert_eq!(wave, Some(Wave { first: at(100), last: at(230), resets: 5, sockets: 4 }));
+        assert_eq!(wave, Some(Wave { first: at(100), last: at(230), resets: 5, sockets: 4, could: 10 }));
     }
 }

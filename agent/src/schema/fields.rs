@@ -67,8 +67,13 @@ const OCTETS: [([u8; 3], u8); 256] = {
     all
 };
 
-/// The longest IPv4 address with port, quoted: `"255.255.255.255:65535"`.
-const V4_LEN: usize = 23;
+/// The longest IPv4 address with port, quoted: `"255.255.255.255:65535"`, and a byte to spare.
+const V4_LEN: usize = 24;
+/// Digits of the largest number, and of the longest cookie with its quotes.
+const NUMBER_LEN: usize = 20;
+const COOKIE_LEN: usize = 18;
+/// Texts up to this long are copied without a call.
+const SHORT: usize = 16;
 
 /// Writes JSON into memory; a key comes with its punctuation.
 pub(super) struct Fields<'a> {
@@ -82,13 +87,55 @@ impl Fields<'_> {
         self.out.extend_from_slice(bytes);
     }
 
+    /// Appends the first `len` bytes of `text`. All of it is written, which takes a store or two, and the rest cut off
+    /// again: copying an unknown number of bytes takes a call.
+    #[inline(always)]
+    fn padded<const N: usize>(&mut self, text: &[u8; N], len: usize) {
+        let end = self.out.len() + len;
+        self.out.extend_from_slice(text);
+        self.out.truncate(end);
+    }
+
+    /// The same of a text that is often, but not always short.
+    #[inline(always)]
+    fn often_short(&mut self, bytes: &[u8]) {
+        let len = bytes.len();
+        let mut text = [0; SHORT];
+        // Two pieces that overlap.
+        match len {
+            8..=SHORT => {
+                text[..8].copy_from_slice(&bytes[..8]);
+                text[len - 8..len].copy_from_slice(&bytes[len - 8..]);
+            }
+            4..8 => {
+                text[..4].copy_from_slice(&bytes[..4]);
+                text[len - 4..len].copy_from_slice(&bytes[len - 4..]);
+            }
+            _ => return self.raw(bytes),
+        }
+        self.padded(&text, len);
+    }
+
     #[inline]
     pub fn number(&mut self, n: u64) {
         // Counts are mostly 0.
         if n < 10 {
-            self.out.push(b'0' + n as u8);
-        } else {
-            self.raw(itoa::Buffer::new().format(n).as_bytes());
+            return self.out.push(b'0' + n as u8);
+        }
+        // From the right; what is written then begins where the digits do and takes as many as the longest has.
+        let mut digits = [0; 2 * NUMBER_LEN];
+        let (mut at, mut left) = (NUMBER_LEN, n);
+        while left >= 10 {
+            at -= 2;
+            digits[at..at + 2].copy_from_slice(&PAIRS[(left % 100) as usize]);
+            left /= 100;
+        }
+        if left > 0 {
+            at -= 1;
+            digits[at] = b'0' + left as u8;
+        }
+        if let Some(text) = digits[at..].first_chunk::<NUMBER_LEN>() {
+            self.padded(text, NUMBER_LEN - at);
         }
     }
 
@@ -98,8 +145,9 @@ impl Fields<'_> {
 
     pub fn cookie(&mut self, id: Option<SocketId>) {
         let Some(SocketId(mut n)) = id else { return self.null() };
-        let mut text = *b"\"0000000000000000\"";
-        let mut at = 17;
+        let mut text = [0; 2 * COOKIE_LEN];
+        let mut at = COOKIE_LEN - 1;
+        text[at] = b'"';
         loop {
             at -= 1;
             text[at] = b"0123456789abcdef"[(n & 15) as usize];
@@ -108,8 +156,11 @@ impl Fields<'_> {
                 break;
             }
         }
-        text[at - 1] = b'"';
-        self.raw(&text[at - 1..]);
+        at -= 1;
+        text[at] = b'"';
+        if let Some(text) = text[at..].first_chunk::<COOKIE_LEN>() {
+            self.padded(text, COOKIE_LEN - at);
+        }
     }
 
     #[inline(always)]
@@ -127,7 +178,7 @@ impl Fields<'_> {
         self.raw(key);
         let Some(word) = word else { return self.null() };
         self.raw(b"\"");
-        self.raw(word.as_bytes());
+        self.often_short(word.as_bytes());
         self.raw(b"\"");
     }
 
@@ -136,7 +187,7 @@ impl Fields<'_> {
         let Some(text) = text else { return self.null() };
         if text.bytes().all(|b| b >= b' ' && b != b'"' && b != b'\\') {
             self.raw(b"\"");
-            self.raw(text.as_bytes());
+            self.often_short(text.as_bytes());
             self.raw(b"\"");
         } else if serde_json::to_writer(&mut *self.out, text).is_err() {
             // Writing a string into memory cannot fail; an empty one keeps the line whole all the same.
@@ -166,12 +217,17 @@ impl Fields<'_> {
                     text[end] = if n < 3 { b'.' } else { b':' };
                     end += 1;
                 }
-                let mut digits = itoa::Buffer::new();
-                let port = digits.format(a.port()).as_bytes();
-                text[end..end + port.len()].copy_from_slice(port);
-                end += port.len();
+                let ten_thousands = a.port() / 10_000;
+                let ([b, c], [d, e]) = (PAIRS[usize::from(a.port() / 100 % 100)], PAIRS[usize::from(a.port() % 100)]);
+                let port = [b'0' + ten_thousands as u8, b, c, d, e];
+                // Without the zeros in front.
+                let skip = port.iter().position(|d| *d != b'0').unwrap_or(4);
+                for digit in &port[skip..] {
+                    text[end] = *digit;
+                    end += 1;
+                }
                 text[end] = b'"';
-                self.raw(&text[..=end]);
+                self.padded(&text, end + 1);
             }
             Some(a) => {
                 // Into memory: cannot fail.
@@ -189,7 +245,7 @@ impl Fields<'_> {
         let text = nine(d.subsec_nanos());
         let end = text.iter().rposition(|b| *b != b'0').unwrap_or(0);
         self.raw(b".");
-        self.raw(&text[..=end]);
+        self.padded(&text, end + 1);
     }
 
     #[inline(always)]
@@ -246,6 +302,20 @@ mod tests {
         assert_eq!(second(Duration::from_nanos(1)), "0.000000001");
         assert_eq!(second(Duration::from_millis(12_600)), "12.6");
         assert_eq!(second(Duration::new(7, 999_999_999)), "7.999999999");
+    }
+
+    #[test]
+    fn numbers_and_texts_of_every_length() {
+        for digits in 0..20 {
+            let ten = 10u64.pow(digits);
+            for n in [ten, ten - 1, ten + 1, ten / 9 * 8, ten / 3, u64::MAX] {
+                assert_eq!(written(|w| w.number(n)), n.to_string());
+            }
+        }
+        let all = "abcdefghijklmnopqrstuvwxyz";
+        for len in 0..=all.len() {
+            assert_eq!(written(|w| w.word(b"=", Some(&all[..len]))), format!("=\"{}\"", &all[..len]));
+        }
     }
 
     #[test]

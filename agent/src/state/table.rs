@@ -18,14 +18,13 @@ pub struct TableConfig {
     pub max_sockets: usize,
     /// How long a closed socket stays, so that a late event finds it and a person can read it.
     pub tombstone: Duration,
-    /// Closed sockets kept: more than anybody reads through, and enough for events that are late by a second of the
-    /// worst storm. What is kept of the others are the counts and the findings.
-    pub max_tombstones: usize,
+    /// Sockets kept that are gone for good: for those who read of them. Counts and findings stay whatever leaves.
+    pub max_gone: usize,
 }
 
 impl Default for TableConfig {
     fn default() -> Self {
-        Self { max_sockets: 65_536, tombstone: Duration::from_secs(120), max_tombstones: 2_048 }
+        Self { max_sockets: 65_536, tombstone: Duration::from_secs(120), max_gone: 65_536 }
     }
 }
 
@@ -68,11 +67,16 @@ const MAX_LIMITS: usize = 1_024;
 /// back and gives out again at the price of folding an event.
 const SPARE: usize = 64;
 
+/// Entries of the queue of tombstones from which on those that left are taken out.
+const TOMBS_LEAST: usize = 256;
+
 pub struct Table {
     config: TableConfig,
     pub(super) sockets: HashMap<SocketId, Arc<Socket>, CookieHash>,
     /// Tombstones in the order in which they closed: nothing has to look for them.
     tombs: VecDeque<(Mono, SocketId)>,
+    /// Those of them of which nothing more will be heard, the same way.
+    gone: VecDeque<SocketId>,
     /// In the order they were first seen; those that left are among them until there are too many of them.
     order: Vec<SocketId>,
     spare: Vec<Arc<Socket>>,
@@ -94,6 +98,7 @@ impl Table {
             config,
             sockets: HashMap::default(),
             tombs: VecDeque::new(),
+            gone: VecDeque::new(),
             order: Vec::new(),
             spare: Vec::new(),
             session: Arc::default(),
@@ -120,6 +125,9 @@ impl Table {
                         fold::update(s, at, u);
                         true
                     });
+                    if u.destroyed || u.last {
+                        self.is_gone(id);
+                    }
                 }
             }
             EventKind::State(c) => {
@@ -228,9 +236,6 @@ impl Table {
         socket.revision = self.revision;
         if let (true, Some(at)) = (lived, socket.closed_at) {
             self.tombs.push_back((at, id));
-            if self.tombs.len() > self.config.max_tombstones {
-                self.bury();
-            }
         }
         if news && self.changed.last() != Some(&id) {
             self.changed.push(id);
@@ -258,19 +263,39 @@ impl Table {
         true
     }
 
+    /// Nothing more will be heard of this one. What is too many leaves, the oldest first.
+    fn is_gone(&mut self, id: SocketId) {
+        self.gone.push_back(id);
+        while self.gone.len() > self.config.max_gone {
+            let Some(oldest) = self.gone.pop_front() else { break };
+            // One that connected anew lives on.
+            if self.sockets.get(&oldest).is_some_and(|s| s.is_closed()) {
+                self.remove(oldest);
+            }
+        }
+        // Most tombstones of a storm have left this way.
+        if self.tombs.len() > 2 * self.sockets.len() + TOMBS_LEAST {
+            let sockets = &self.sockets;
+            self.tombs.retain(|(at, id)| sockets.get(id).is_some_and(|s| s.closed_at == Some(*at)));
+        }
+    }
+
     /// The oldest tombstone leaves. False if every socket is alive.
     fn bury(&mut self) -> bool {
         while let Some((at, id)) = self.tombs.pop_front() {
-            // One that connected anew lives on.
             if self.sockets.get(&id).is_some_and(|s| s.closed_at == Some(at)) {
-                if let Some(socket) = self.sockets.remove(&id).filter(|_| self.spare.len() < SPARE) {
-                    self.spare.push(socket);
-                }
-                self.changed.push(id);
+                self.remove(id);
                 return true;
             }
         }
         false
+    }
+
+    fn remove(&mut self, id: SocketId) {
+        if let Some(socket) = self.sockets.remove(&id).filter(|_| self.spare.len() < SPARE) {
+            self.spare.push(socket);
+        }
+        self.changed.push(id);
     }
 
     fn exit(&mut self, pid: u32, at: Mono) {

@@ -23,6 +23,11 @@ const ACTIONS: usize = 16;
 const NOTES: usize = 32;
 /// Sockets looked at because their peer closed, per batch of events (3 µs each).
 const CLOSING_LOOKS: usize = 64;
+/// Sockets that are gone and stay on the screen for a while: more than anybody scrolls through.
+const SHOWN_GONE: usize = 4_096;
+/// The same without a screen, where the recording has told of them: as many as one round of records may speak of, so
+/// that in a storm their memory is still warm when it is used again.
+const KEPT_GONE: usize = 256;
 /// Records taken per call: a storm must not keep signals and the screen waiting.
 const DRAIN: usize = 1_000;
 /// Records whose events are made at once: as few as the allocator keeps ready blocks for (glibc: 7 of a size).
@@ -58,7 +63,11 @@ impl Live {
         clock: WallClock,
         started: Mono,
     ) -> Result<Self> {
-        let table = Table::new(TableConfig { max_sockets: config.max_sockets as usize, ..TableConfig::default() });
+        let table = Table::new(TableConfig {
+            max_sockets: config.max_sockets as usize,
+            max_gone: if config.screen { SHOWN_GONE } else { KEPT_GONE },
+            ..TableConfig::default()
+        });
         Ok(Self {
             clock,
             started,

@@ -45,13 +45,11 @@ impl Rule for ResetWave {
         let wave = cx.dest.wave?;
         let (first, last) = (wave.first, wave.last);
         let lasted = last.since(first);
-        // Connections that could have been hit: those opened before it ended and those reset.
         let retries = cx.dest.connects.iter().filter(|t| **t > first).count();
         let failed = cases.iter().filter(|c| c.fact.age.is_some_and(|age| c.fact.at.minus(age) > first)).count();
         let refused =
             cx.dest.resets.iter().filter(|(t, code)| *code == Code::Refused && *t >= first && *t >= from).count();
-        let open = (cx.dest.sockets as usize).max(wave.sockets);
-        let share = wave.sockets as f64 / open as f64;
+        let share = wave.sockets as f64 / wave.could.max(wave.sockets) as f64;
         let per_minute = wave.resets as f64 / lasted.as_secs_f64().max(1.0) * 60.0;
         let mut summary = format!(
             "{} resets connections in a wave: {} on {} within {}, {:.0} % of its connections",
