@@ -14,7 +14,7 @@ pub const LINGER: Duration = Duration::from_secs(30);
 
 /// How many of them at most: of a socket that is gone nothing comes any more but what another processor wrote into the
 /// ring before.
-const MAX_GONE: usize = 512;
+const MAX_GONE: usize = 64;
 
 /// Sockets that one inode or flow leads to; the latest are kept. Of a flow all but one per namespace are gone already:
 /// a client that binds to its port comes back with the same.

@@ -63,6 +63,8 @@ pub struct Engine {
     clues: HashMap<u32, Clue>,
     /// Sockets to look at again because a neighbour changed.
     again: Vec<SocketId>,
+    /// The rules have looked at something since the findings were told last.
+    worked: bool,
     next_id: u64,
     next_telling: Option<Mono>,
 }
@@ -117,6 +119,7 @@ impl Engine {
             dests: Destinations::default(),
             clues: HashMap::new(),
             again: Vec::new(),
+            worked: false,
             next_id: 0,
             next_telling: None,
         }
@@ -129,17 +132,28 @@ impl Engine {
         }
     }
 
-    /// Looks at the sockets that changed since the last call (or left the table) and at those whose time has come;
-    /// returns the findings that opened, changed materially or closed, the most important first. `now` must not go back.
+    /// [`Self::look`], then [`Self::tell`].
     pub fn evaluate(&mut self, now: Mono, table: &Table, changed: &[SocketId]) -> Vec<Finding> {
+        self.look(now, table, changed);
+        self.tell(now, table)
+    }
+
+    /// Looks at the sockets that changed since the last call, or left the table: to be called before what changed can
+    /// have left it. `now` must not go back.
+    pub fn look(&mut self, now: Mono, table: &Table, changed: &[SocketId]) {
         self.dests.learn(table);
-        let mut worked = false;
         for id in changed {
-            worked |= match table.get(*id) {
+            self.worked |= match table.get(*id) {
                 Some(s) => self.changed(now, s),
                 None => self.gone(now, *id),
             };
         }
+    }
+
+    /// Looks at the sockets whose time has come; returns the findings that opened, changed materially or closed since
+    /// the last call, the most important first. `now` must not go back.
+    pub fn tell(&mut self, now: Mono, table: &Table) -> Vec<Finding> {
+        let mut worked = std::mem::take(&mut self.worked);
         while let Some(Reverse((at, id))) = self.due.peek().copied() {
             if at > now {
                 break;

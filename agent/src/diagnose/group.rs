@@ -9,7 +9,7 @@ use super::destination::{DestinationId, Destinations};
 use super::rule::{Case, Concern, Look, Rule};
 use super::telling::{UPDATE_EVERY, tell};
 use super::thresholds::Thresholds;
-use crate::model::{Code, Evidence, Finding, Mono, Owner, SocketId};
+use crate::model::{Code, CookieHash, Evidence, Finding, Mono, Owner, SocketId};
 use crate::state::Socket;
 
 /// Least time between two tellings of a finding whose sentence counts with the clock.
@@ -121,8 +121,9 @@ pub trait AnyRule: Send {
 pub struct Runner<R: Rule> {
     rule: R,
     groups: BTreeMap<Key, Group<R::Fact>>,
-    /// In the order of the cookies, which are handed out in sequence.
-    member: BTreeMap<SocketId, Key>,
+    member: HashMap<SocketId, Key, CookieHash>,
+    /// Members in the order in which they came, those that left among them until there are too many.
+    arrivals: VecDeque<SocketId>,
     /// Some group is dirty.
     dirty: bool,
     /// The earliest time at which a group wants to be told although nothing happens.
@@ -131,7 +132,14 @@ pub struct Runner<R: Rule> {
 
 impl<R: Rule> Runner<R> {
     pub fn new(rule: R) -> Self {
-        Self { rule, groups: BTreeMap::new(), member: BTreeMap::new(), dirty: false, next: None }
+        Self {
+            rule,
+            groups: BTreeMap::new(),
+            member: HashMap::default(),
+            arrivals: VecDeque::new(),
+            dirty: false,
+            next: None,
+        }
     }
 
     fn remove(&mut self, id: SocketId, now: Mono, socket: Option<&Socket>) {
@@ -154,12 +162,12 @@ impl<R: Rule> Runner<R> {
         let full = self.groups.get(&key).filter(|g| g.cases.len() > MAX_CASES);
         let oldest = match full {
             Some(group) => group.cases.values().take(LOOK_FOR_OVER).find(|c| over(c)).map(|c| (c.socket, key)),
-            None if self.member.len() > MAX_MEMBERS => self
-                .member
-                .iter()
-                .take(LOOK_FOR_OVER)
-                .find(|(id, k)| self.groups.get(k).and_then(|g| g.cases.get(id)).is_some_and(over))
-                .map(|(id, k)| (*id, *k)),
+            None if self.member.len() > MAX_MEMBERS => {
+                let members = self.arrivals.iter().filter_map(|id| Some((*id, *self.member.get(id)?)));
+                let is_over =
+                    |(id, key): &(SocketId, Key)| self.groups.get(key).and_then(|g| g.cases.get(id)).is_some_and(over);
+                members.take(LOOK_FOR_OVER).find(is_over)
+            }
             None => None,
         };
         let Some((id, key)) = oldest else { return };
@@ -170,6 +178,16 @@ impl<R: Rule> Runner<R> {
             group.dirty = true;
         }
         out.push(id);
+    }
+
+    /// Takes those that left out of the queue: the oldest at once, the others when they are most of it.
+    fn clear_arrivals(&mut self) {
+        while self.arrivals.front().is_some_and(|id| !self.member.contains_key(id)) {
+            self.arrivals.pop_front();
+        }
+        if self.arrivals.len() > 2 * self.member.len() + MANY {
+            self.arrivals.retain(|id| self.member.contains_key(id));
+        }
     }
 
     /// The process became known after the case was opened: the group goes with it rather than closing and opening
@@ -224,7 +242,10 @@ where
                 self.member.remove(&s.id);
             }
         }
-        self.member.insert(s.id, key);
+        if self.member.insert(s.id, key).is_none() {
+            self.arrivals.push_back(s.id);
+            self.clear_arrivals();
+        }
         let group = self.groups.entry(key).or_insert_with(|| Group::new(cx.now));
         if group.owner.is_none() {
             group.owner = s.owners.iter().min_by_key(|o| o.pid).cloned();

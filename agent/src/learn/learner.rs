@@ -1,6 +1,8 @@
 //! Turns what happens to sockets into samples. Fed with each socket that changed; time is passed in.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::book::{Book, Key, MAX_DESTINATIONS};
@@ -35,6 +37,8 @@ pub struct Learner {
     seen: HashMap<SocketId, Seen, CookieHash>,
     /// Destinations of earlier runs that were met in this one.
     met: BTreeSet<Key>,
+    /// The destination that was looked up last among those of earlier runs: most sockets go where the one before went.
+    asked: Option<(Option<Arc<str>>, SocketAddr)>,
     /// Destinations of which there is something to tell since the last [`Self::take_news`].
     news: BTreeSet<Key>,
     /// Whether something was learned since the last save.
@@ -58,7 +62,9 @@ impl Learner {
         let mut seen = self.seen.get(&socket.id).copied().unwrap_or_default();
         if seen.met != Some(named) {
             seen.met = Some(named);
-            if !self.known.entries.is_empty() {
+            let asked = self.asked.as_ref().is_some_and(|(n, a)| *a == flow.remote && *n == socket.remote_name);
+            if !self.known.entries.is_empty() && !asked {
+                self.asked = Some((socket.remote_name.clone(), flow.remote));
                 let key = key();
                 if self.known.entries.contains_key(&key) && self.met.insert(key.clone()) {
                     self.news.insert(key);
@@ -130,6 +136,7 @@ impl Learner {
     /// The file now holds `merged`: nothing is unsaved any more.
     pub fn saved(&mut self, merged: Book) {
         self.known = merged;
+        self.asked = None;
         self.learned = Book::default();
         self.dirty = false;
     }

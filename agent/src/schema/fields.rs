@@ -6,29 +6,59 @@ use std::time::Duration;
 use super::wire::{TIME_LEN, Time};
 use crate::model::{Flow, SocketId};
 
-/// Formats event times; remembers the text of the current second.
+/// What lines have in common with those before them: the second, the ends of the connection, the network namespace. Their
+/// text is made once.
 #[derive(Debug)]
-pub struct Clock {
+pub struct Recent {
     second: i64,
-    text: [u8; TIME_LEN],
+    time: [u8; TIME_LEN],
+    flow: Option<Flow>,
+    flow_text: Vec<u8>,
+    netns: Option<u32>,
+    netns_text: Vec<u8>,
 }
 
-impl Default for Clock {
+impl Default for Recent {
     fn default() -> Self {
-        Self { second: 0, text: Time(0).format() }
+        let (mut flow_text, mut netns_text) = (Vec::new(), Vec::new());
+        Fields { out: &mut flow_text }.ends(None, None);
+        Fields { out: &mut netns_text }.int(NETNS, None::<u32>);
+        Self { second: 0, time: Time(0).format(), flow: None, flow_text, netns: None, netns_text }
     }
 }
 
-impl Clock {
-    pub(super) fn text(&mut self, time: Time) -> &[u8; TIME_LEN] {
+const NETNS: &[u8] = b",\"netns\":";
+
+impl Recent {
+    pub(super) fn time(&mut self, time: Time) -> &[u8; TIME_LEN] {
         let second = time.0.div_euclid(1_000_000_000);
         if second != self.second {
             self.second = second;
-            self.text = time.format();
+            self.time = time.format();
         } else {
-            self.text[20..29].copy_from_slice(&nine(time.0.rem_euclid(1_000_000_000) as u32));
+            self.time[20..29].copy_from_slice(&nine(time.0.rem_euclid(1_000_000_000) as u32));
         }
-        &self.text
+        &self.time
+    }
+
+    /// `,"local":"…","remote":"…"`
+    pub(super) fn flow(&mut self, flow: Option<Flow>) -> &[u8] {
+        if flow != self.flow {
+            self.flow = flow;
+            self.flow_text.clear();
+            Fields { out: &mut self.flow_text }.ends(flow.map(|f| f.local), flow.map(|f| f.remote));
+        }
+        &self.flow_text
+    }
+
+    /// `,"netns":…`
+    pub(super) fn netns(&mut self, netns: Option<u32>) -> &[u8] {
+        if netns != self.netns {
+            self.netns = netns;
+            self.netns_text.clear();
+            Fields { out: &mut self.netns_text }.int(NETNS, netns);
+        }
+        &self.netns_text
     }
 }
 
@@ -122,6 +152,15 @@ impl Fields<'_> {
         if n < 10 {
             return self.out.push(b'0' + n as u8);
         }
+        if n < 1_000_000_000 {
+            let mut text = [0; 2 * 9];
+            text[..9].copy_from_slice(&nine(n as u32));
+            let len = n.ilog10() as usize + 1;
+            if let Some(text) = text[9 - len..].first_chunk::<9>() {
+                self.padded(text, len);
+            }
+            return;
+        }
         // From the right; what is written then begins where the digits do and takes as many as the longest has.
         let mut digits = [0; 2 * NUMBER_LEN];
         let (mut at, mut left) = (NUMBER_LEN, n);
@@ -195,11 +234,11 @@ impl Fields<'_> {
         }
     }
 
-    pub fn flow(&mut self, flow: Option<Flow>) {
+    pub fn ends(&mut self, local: Option<SocketAddr>, remote: Option<SocketAddr>) {
         self.raw(b",\"local\":");
-        self.addr(flow.map(|f| f.local));
+        self.addr(local);
         self.raw(b",\"remote\":");
-        self.addr(flow.map(|f| f.remote));
+        self.addr(remote);
     }
 
     pub fn addr(&mut self, addr: Option<SocketAddr>) {

@@ -2,12 +2,14 @@
 //! hand. A test holds them to what the general serialiser writes.
 
 use super::described::Described;
-use super::fields::{Clock, Fields, micros, millis};
+use super::fields::{Fields, Recent, micros, millis};
 use super::wire::Time;
-use crate::model::{Counters, Event, EventKind, Keepalive, Mono, Owner, PacketFacts, TcpDetail, TcpMetrics, WallClock};
+use crate::model::{
+    Counters, Event, EventKind, Flow, Keepalive, Mono, Owner, PacketFacts, TcpDetail, TcpMetrics, WallClock,
+};
 
 /// Appends the line of `event`, without a line break. False, with nothing written, for the kinds that are rare.
-pub fn write(out: &mut Vec<u8>, event: &Event, seq: u64, clock: &mut Clock, wall: &WallClock) -> bool {
+pub fn write(out: &mut Vec<u8>, event: &Event, seq: u64, recent: &mut Recent, wall: &WallClock) -> bool {
     let begin: &[u8] = match &event.kind {
         EventKind::State(_) => b"{\"type\":\"state\",\"seq\":",
         EventKind::Retransmit(_) => b"{\"type\":\"retransmit\",\"seq\":",
@@ -20,7 +22,7 @@ pub fn write(out: &mut Vec<u8>, event: &Event, seq: u64, clock: &mut Clock, wall
     w.raw(begin);
     w.number(seq);
     w.raw(b",\"time\":\"");
-    w.raw(clock.text(Time::new(wall, event.at)));
+    w.raw(recent.time(Time::new(wall, event.at)));
     w.raw(b"\",\"socket\":");
     match &event.kind {
         EventKind::State(c) => {
@@ -28,14 +30,14 @@ pub fn write(out: &mut Vec<u8>, event: &Event, seq: u64, clock: &mut Clock, wall
             w.word(b",\"from\":", Some(c.from.name()));
             w.word(b",\"to\":", Some(c.to.name()));
             w.int(b",\"pid\":", c.pid);
-            w.flow(c.flow);
-            w.int(b",\"netns\":", c.netns);
+            w.raw(recent.flow(c.flow));
+            w.raw(recent.netns(c.netns));
         }
         EventKind::Retransmit(r) => {
             w.cookie(r.socket);
             w.int(b",\"pid\":", r.pid);
-            w.flow(r.flow);
-            w.int(b",\"netns\":", r.netns);
+            w.raw(recent.flow(r.flow));
+            w.raw(recent.netns(r.netns));
             w.word(b",\"state\":", r.state.map(|s| s.name()));
             w.word(b",\"kind\":", Some(super::RetransmitKind::from(r.how).text()));
             w.int(b",\"backoff\":", r.detail.backoff);
@@ -46,8 +48,8 @@ pub fn write(out: &mut Vec<u8>, event: &Event, seq: u64, clock: &mut Clock, wall
         EventKind::Reset(r) => {
             w.cookie(r.socket);
             w.int(b",\"pid\":", r.pid);
-            w.flow(r.flow);
-            w.int(b",\"netns\":", r.netns);
+            w.raw(recent.flow(r.flow));
+            w.raw(recent.netns(r.netns));
             w.word(b",\"direction\":", Some(super::ResetDirection::from(r.direction).text()));
             w.word(b",\"origin\":", Some(super::ResetOrigin::from(r.origin).text()));
             w.word(b",\"state\":", r.state.map(|s| s.name()));
@@ -75,21 +77,21 @@ pub fn write(out: &mut Vec<u8>, event: &Event, seq: u64, clock: &mut Clock, wall
 const ROOM: usize = 1_024;
 
 /// Appends a `socket` line, without a line break.
-pub fn socket(out: &mut Vec<u8>, d: &Described<'_>, at: Mono, seq: u64, clock: &mut Clock, wall: &WallClock) {
+pub fn socket(out: &mut Vec<u8>, d: &Described<'_>, at: Mono, seq: u64, recent: &mut Recent, wall: &WallClock) {
     out.reserve(ROOM);
     let mut w = Fields { out };
     w.int(b"{\"type\":\"socket\",\"seq\":", Some(seq));
     w.raw(b",\"time\":\"");
-    w.raw(clock.text(Time::new(wall, at)));
+    w.raw(recent.time(Time::new(wall, at)));
     w.raw(b"\",\"socket\":");
     w.cookie(Some(d.id));
     w.word(b",\"family\":", d.family.map(|f| super::Family::from(f).text()));
-    w.raw(b",\"local\":");
-    w.addr(d.local);
-    w.raw(b",\"remote\":");
-    w.addr(d.remote);
+    match (d.local, d.remote) {
+        (Some(local), Some(remote)) => w.raw(recent.flow(Some(Flow { local, remote }))),
+        (local, remote) => w.ends(local, remote),
+    }
     w.text(b",\"remote_name\":", d.remote_name);
-    w.int(b",\"netns\":", d.netns);
+    w.raw(recent.netns(d.netns));
     w.owners(d.owners);
     w.word(b",\"direction\":", d.direction.map(|d| super::Direction::from(d).text()));
     w.word(b",\"state\":", d.state.map(|s| s.name()));
@@ -98,7 +100,7 @@ pub fn socket(out: &mut Vec<u8>, d: &Described<'_>, at: Mono, seq: u64, clock: &
         // In a storm most lines are of sockets of this very second.
         Some(opened) => {
             w.raw(b"\"");
-            w.raw(clock.text(Time::new(wall, opened)));
+            w.raw(recent.time(Time::new(wall, opened)));
             w.raw(b"\"");
         }
         None => w.null(),
@@ -259,14 +261,14 @@ mod tests {
     #[test]
     fn the_fast_writer_writes_what_serde_writes() {
         let wall = samples::clock();
-        let mut clock = Clock::default();
+        let mut recent = Recent::default();
         let mut fast = 0;
         for (seq, mut event) in (0u64..).zip(samples::all()) {
             // Twice in one second, then in another: the remembered text must follow.
             for at in [event.at, Mono(event.at.0 + 5), Mono(event.at.0 + 3_999_999_999)] {
                 event.at = at;
                 let mut out = Vec::new();
-                if !write(&mut out, &event, seq, &mut clock, &wall) {
+                if !write(&mut out, &event, seq, &mut recent, &wall) {
                     assert!(out.is_empty());
                     continue;
                 }
@@ -285,7 +287,7 @@ mod tests {
     #[test]
     fn socket_lines_too() {
         let wall = samples::clock();
-        let mut clock = Clock::default();
+        let mut recent = Recent::default();
         let mut sockets = 0;
         for (seq, event) in (0u64..).zip(samples::all()) {
             let EventKind::Socket(update) = &event.kind else { continue };
@@ -318,7 +320,7 @@ mod tests {
             for d in all {
                 let cx = LineContext { seq, clock: &wall, socket: None, redacted: false, part: 0 };
                 let mut fast = Vec::new();
-                socket(&mut fast, &d, event.at, seq, &mut clock, &wall);
+                socket(&mut fast, &d, event.at, seq, &mut recent, &wall);
                 let slow = Line::Socket(Box::new(d.line(event.at, cx)));
                 let (fast, slow) = (String::from_utf8(fast).unwrap(), serde_json::to_string(&slow).unwrap());
                 assert_eq!(keys(&fast), keys(&slow));

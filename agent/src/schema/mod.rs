@@ -18,7 +18,7 @@ mod wire;
 mod write;
 
 pub use described::Described;
-pub use fields::Clock;
+pub use fields::Recent;
 pub use lines::*;
 pub use parts::*;
 pub use read::ReadError;

@@ -319,12 +319,24 @@ impl Table {
         left
     }
 
+    /// At most how many sockets changed or left since they were [taken](Self::take_changed).
+    pub fn changed(&self) -> usize {
+        self.changed.len()
+    }
+
     /// Sockets that changed or left since the last call, without repeats.
     pub fn take_changed(&mut self) -> Vec<SocketId> {
-        let mut ids = std::mem::take(&mut self.changed);
+        let mut ids = Vec::new();
+        self.take_changed_into(&mut ids);
+        ids
+    }
+
+    /// The same into memory that was used for it before; what it holds is thrown away.
+    pub fn take_changed_into(&mut self, ids: &mut Vec<SocketId>) {
+        ids.clear();
+        std::mem::swap(&mut self.changed, ids);
         ids.sort_unstable();
         ids.dedup();
-        ids
     }
 
     pub fn get(&self, id: SocketId) -> Option<&Arc<Socket>> {

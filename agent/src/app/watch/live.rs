@@ -25,9 +25,11 @@ const NOTES: usize = 32;
 const CLOSING_LOOKS: usize = 64;
 /// Sockets that are gone and stay on the screen for a while: more than anybody scrolls through.
 const SHOWN_GONE: usize = 4_096;
-/// The same without a screen, where the recording has told of them: as many as one round of records may speak of, so
-/// that in a storm their memory is still warm when it is used again.
-const KEPT_GONE: usize = 256;
+/// The same without a screen, where the recording has told of them: few, so that in a storm their memory is still warm
+/// when it is used again, and more than change between two looks of the rules.
+const KEPT_GONE: usize = 64;
+/// Sockets that changed when the rules look at them: each is looked at before it can leave the table.
+const LOOK_AT: usize = 24;
 /// Records taken per call: a storm must not keep signals and the screen waiting.
 const DRAIN: usize = 1_000;
 /// Records whose events are made at once: as few as the allocator keeps ready blocks for (glibc: 7 of a size).
@@ -53,6 +55,8 @@ pub struct Live {
     over: bool,
     /// Events as the source gave them, and completed; empty between calls.
     buffers: (Vec<Event>, Vec<Event>),
+    /// Sockets that changed; memory that is used again.
+    changed: Vec<SocketId>,
 }
 
 impl Live {
@@ -83,6 +87,7 @@ impl Live {
             opened: 0,
             over: false,
             buffers: Default::default(),
+            changed: Vec::new(),
         })
     }
 
@@ -128,6 +133,9 @@ impl Live {
                 }
             }
             self.buffers = (raw, complete);
+            if self.table.changed() >= LOOK_AT {
+                self.look(outlets);
+            }
             taken += n;
             if n < AT_ONCE {
                 break;
@@ -218,15 +226,24 @@ impl Live {
         u.counters.is_some_and(|c| c != s.counters) || (u.destroyed && !s.is_closed())
     }
 
-    fn diagnose(&mut self, outlets: &mut Outlets) {
-        let changed = self.table.take_changed();
+    /// Learns from what changed and lets the rules look at it.
+    fn look(&mut self, outlets: &mut Outlets) {
+        let mut changed = std::mem::take(&mut self.changed);
+        self.table.take_changed_into(&mut changed);
         outlets.learn(&changed, &self.table, &self.clock);
         let now = Mono::now();
         for limits in outlets.learner.take_news() {
             // Before the rules look: their advice counts on what is known.
             self.take(Event { at: now, kind: EventKind::Limits(Box::new(limits)) }, outlets);
         }
-        for finding in self.engine.evaluate(now, &self.table, &changed) {
+        self.engine.look(now, &self.table, &changed);
+        self.changed = changed;
+    }
+
+    fn diagnose(&mut self, outlets: &mut Outlets) {
+        self.look(outlets);
+        let now = Mono::now();
+        for finding in self.engine.tell(now, &self.table) {
             self.opened = self.opened.max(finding.id);
             let event = Event { at: now, kind: EventKind::Finding(Box::new(finding)) };
             self.take(event, outlets);

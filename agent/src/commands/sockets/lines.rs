@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 
 use super::collect::Row;
 use crate::model::{Counters, Event, EventKind, Finding, Mono, WallClock};
-use crate::view::schema::{Clock, Described, Line, LineContext, hot};
+use crate::view::schema::{Described, Line, LineContext, Recent, hot};
 
 /// Written at once.
 const PART: usize = 256 * 1024;
@@ -22,7 +22,7 @@ pub struct Writer {
     thread: Option<JoinHandle<io::Result<()>>>,
     seq: u64,
     clock: WallClock,
-    text: Clock,
+    recent: Recent,
     now: Mono,
 }
 
@@ -38,13 +38,13 @@ impl Writer {
             thread: Some(thread),
             seq: 0,
             clock,
-            text: Clock::default(),
+            recent: Recent::default(),
             now,
         }
     }
 
     pub fn write(&mut self, row: &Row) -> io::Result<()> {
-        hot::socket(&mut self.buffer, &described(row), self.now, self.seq, &mut self.text, &self.clock);
+        hot::socket(&mut self.buffer, &described(row), self.now, self.seq, &mut self.recent, &self.clock);
         self.end_line()
     }
 

@@ -75,6 +75,8 @@ pub struct EbpfSource {
     look_until: Option<Instant>,
     /// The last call took all it may: more is waiting.
     more: bool,
+    /// Something was taken since the reader waited last.
+    took: bool,
     malformed: u64,
     /// Records given up in [`Self::abandon`].
     unread: u64,
@@ -149,6 +151,7 @@ impl EbpfSource {
             kernel_log,
             look_until: None,
             more: true,
+            took: false,
             malformed: 0,
             unread: 0,
             capacity: options.ring_size as usize / size_of::<Record>(),
@@ -232,10 +235,11 @@ impl EbpfSource {
             });
             self.forks = forks;
         }
-        if taken > 0 {
+        self.took |= taken > 0;
+        self.more = taken == most;
+        if !self.more && std::mem::take(&mut self.took) {
             self.look_until = Some(Instant::now() + POLL);
         }
-        self.more = taken == most;
         taken
     }
 

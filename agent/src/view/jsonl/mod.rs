@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use self::sink::{Sink, SinkError};
 use super::redact::Redactor;
-use super::schema::{Clock, Described, Line, LineContext, Time, hot, part_path};
+use super::schema::{Described, Line, LineContext, Recent, Time, hot, part_path};
 use crate::model::{
     CookieHash, End, Event, EventKind, Lost, Mono, Sample, SocketId, SocketUpdate, TcpState, Totals, WallClock,
 };
@@ -74,7 +74,7 @@ pub struct Recorder {
     seq: u64,
     part: u32,
     session: Option<Event>,
-    clock: Clock,
+    recent: Recent,
     remembered: HashMap<SocketId, Remembered, CookieHash>,
     last_flush: Mono,
     last_event: Mono,
@@ -103,7 +103,7 @@ impl Recorder {
             seq: 0,
             part: 0,
             session: None,
-            clock: Clock::default(),
+            recent: Recent::default(),
             remembered: HashMap::default(),
             last_flush: Mono(0),
             last_event: Mono(0),
@@ -300,8 +300,8 @@ impl Recorder {
             return;
         }
         let written = match &mut self.options.redactor {
-            None => hot::write(&mut self.buffer, event, self.seq, &mut self.clock, clock),
-            Some(r) => hot::write(&mut self.buffer, &r.event(event), self.seq, &mut self.clock, clock),
+            None => hot::write(&mut self.buffer, event, self.seq, &mut self.recent, clock),
+            Some(r) => hot::write(&mut self.buffer, &r.event(event), self.seq, &mut self.recent, clock),
         };
         if written {
             self.buffer.push(b'\n');
@@ -344,7 +344,7 @@ impl Recorder {
             }
         };
         let described = Described::whole(socket, at, destroyed);
-        hot::socket(&mut self.buffer, &described, at, self.seq, &mut self.clock, clock);
+        hot::socket(&mut self.buffer, &described, at, self.seq, &mut self.recent, clock);
         self.buffer.push(b'\n');
         self.seq += 1;
     }
