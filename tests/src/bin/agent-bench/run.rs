@@ -5,12 +5,17 @@ use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use agent_tests::lab::Ns;
 use agent_tests::runner::binary;
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
+
+/// After a SIGINT that was not obeyed.
+const REMINDER: Duration = Duration::from_secs(2);
 
 /// What a program used, from `wait4`.
 #[derive(Clone, Copy, Debug)]
@@ -28,7 +33,18 @@ pub struct Program {
     child: Child,
     pub output: PathBuf,
     started: Instant,
+    reaped: bool,
     _directory: TempDir,
+}
+
+impl Drop for Program {
+    /// A figure that fails leaves nothing running.
+    fn drop(&mut self) {
+        if !self.reaped {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
 }
 
 /// The agent with these arguments; what it would remember goes nowhere.
@@ -47,13 +63,13 @@ impl Program {
         ns.enter_on_exec(&mut command);
         let child = command
             .args(args)
-            .env("XDG_STATE_HOME", directory.path())
+            .env("AGENT_STATE_DIR", directory.path())
             .stdin(Stdio::null())
             .stdout(File::create(&output)?)
             .stderr(File::create(directory.path().join("err"))?)
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
-        Ok(Self { child, output, started: Instant::now(), _directory: directory })
+        Ok(Self { child, output, started: Instant::now(), reaped: false, _directory: directory })
     }
 
     pub fn pid(&self) -> u32 {
@@ -100,19 +116,40 @@ impl Program {
         std::fs::read_to_string(self.output.with_file_name("err")).unwrap_or_default()
     }
 
-    /// SIGINT, then what it had used.
+    /// SIGINT, then what it had used. Again after a while: bpftrace 0.17 goes on waiting for events if the signal comes
+    /// right before it does.
     pub fn interrupt(self) -> Result<(Cost, Finished)> {
-        // SAFETY: no memory is involved; the child is not reaped yet, so the pid is its own.
-        unsafe { libc::kill(self.child.id() as libc::pid_t, libc::SIGINT) };
+        let pid = self.child.id() as libc::pid_t;
+        let ended = Arc::new(AtomicBool::new(false));
+        let remind = {
+            let ended = ended.clone();
+            std::thread::spawn(move || {
+                while !ended.load(Ordering::SeqCst) {
+                    // SAFETY: no memory is involved; the child is not reaped before `ended`, so the pid is its own.
+                    unsafe { libc::kill(pid, libc::SIGINT) };
+                    std::thread::park_timeout(REMINDER);
+                }
+            })
+        };
+        // SAFETY: an all-zero siginfo is one; the child is ours. It is left to be reaped below.
+        let waited = unsafe {
+            let mut info = std::mem::zeroed();
+            libc::waitid(libc::P_PID, pid as libc::id_t, &raw mut info, libc::WEXITED | libc::WNOWAIT)
+        };
+        ended.store(true, Ordering::SeqCst);
+        remind.thread().unpark();
+        let _ = remind.join();
+        ensure!(waited == 0, "cannot wait for the program: {}", std::io::Error::last_os_error());
         self.finish()
     }
 
     /// Waits for its end.
-    pub fn finish(self) -> Result<(Cost, Finished)> {
+    pub fn finish(mut self) -> Result<(Cost, Finished)> {
         let (mut status, mut usage) = (0, std::mem::MaybeUninit::<libc::rusage>::zeroed());
         // SAFETY: both point to memory of the right type; the child is ours and not reaped elsewhere.
         let got = unsafe { libc::wait4(self.child.id() as libc::pid_t, &raw mut status, 0, usage.as_mut_ptr()) };
         ensure!(got > 0, "cannot wait for the program: {}", std::io::Error::last_os_error());
+        self.reaped = true;
         // SAFETY: zeroed, and filled by wait4.
         let usage = unsafe { usage.assume_init() };
         let seconds = |t: libc::timeval| t.tv_sec as f64 + t.tv_usec as f64 / 1e6;
