@@ -24,7 +24,7 @@ const SCAN_MIN: Duration = Duration::from_secs(1);
 const URGENT_SHARE: u32 = 20;
 const URGENT_MIN: Duration = Duration::from_millis(50);
 /// At the events of a storm its name is read no more often than this: 2 µs each time.
-const NAME_AGE: Duration = Duration::from_millis(10);
+const NAME_AGE: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
 pub struct Process {

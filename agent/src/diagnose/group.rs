@@ -20,7 +20,7 @@ const MANY: usize = 64;
 /// Cases of one finding, and of one rule, from which on the oldest gives way to the next if it is over: of a storm the
 /// latest show what it is like, and all are counted. What still lasts does not give way; the sockets in the table bound
 /// it.
-const MAX_CASES: usize = 512;
+const MAX_CASES: usize = 256;
 const MAX_MEMBERS: usize = 16_384;
 /// How many of the oldest are looked at for one that is over.
 const LOOK_FOR_OVER: usize = 16;

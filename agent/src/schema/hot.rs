@@ -30,26 +30,26 @@ pub fn write(out: &mut Vec<u8>, event: &Event, seq: u64, recent: &mut Recent, wa
             w.word(b",\"from\":", Some(c.from.name()));
             w.word(b",\"to\":", Some(c.to.name()));
             w.int(b",\"pid\":", c.pid);
-            w.raw(recent.flow(c.flow));
-            w.raw(recent.netns(c.netns));
+            w.flow(c.flow, recent);
+            w.netns(c.netns, recent);
         }
         EventKind::Retransmit(r) => {
             w.cookie(r.socket);
             w.int(b",\"pid\":", r.pid);
-            w.raw(recent.flow(r.flow));
-            w.raw(recent.netns(r.netns));
+            w.flow(r.flow, recent);
+            w.netns(r.netns, recent);
             w.word(b",\"state\":", r.state.map(|s| s.name()));
             w.word(b",\"kind\":", Some(super::RetransmitKind::from(r.how).text()));
             w.int(b",\"backoff\":", r.detail.backoff);
             w.seconds(b",\"gives_up_in_s\":", r.gives_up_in);
             w.int(b",\"segments\":", Some(r.segments));
-            w.detail(&r.detail);
+            w.raw(recent.detail.text(&r.detail, |d, w| w.detail(d)));
         }
         EventKind::Reset(r) => {
             w.cookie(r.socket);
             w.int(b",\"pid\":", r.pid);
-            w.raw(recent.flow(r.flow));
-            w.raw(recent.netns(r.netns));
+            w.flow(r.flow, recent);
+            w.netns(r.netns, recent);
             w.word(b",\"direction\":", Some(super::ResetDirection::from(r.direction).text()));
             w.word(b",\"origin\":", Some(super::ResetOrigin::from(r.origin).text()));
             w.word(b",\"state\":", r.state.map(|s| s.name()));
@@ -59,7 +59,7 @@ pub fn write(out: &mut Vec<u8>, event: &Event, seq: u64, recent: &mut Recent, wa
             if !r.origin_why.is_empty() {
                 w.text(b",\"origin_why\":", Some(&r.origin_why));
             }
-            w.detail(&r.detail);
+            w.raw(recent.detail.text(&r.detail, |d, w| w.detail(d)));
         }
         EventKind::Sample(s) => {
             w.cookie(Some(s.socket));
@@ -87,12 +87,12 @@ pub fn socket(out: &mut Vec<u8>, d: &Described<'_>, at: Mono, seq: u64, recent: 
     w.cookie(Some(d.id));
     w.word(b",\"family\":", d.family.map(|f| super::Family::from(f).text()));
     match (d.local, d.remote) {
-        (Some(local), Some(remote)) => w.raw(recent.flow(Some(Flow { local, remote }))),
+        (Some(local), Some(remote)) => w.flow(Some(Flow { local, remote }), recent),
         (local, remote) => w.ends(local, remote),
     }
     w.text(b",\"remote_name\":", d.remote_name);
-    w.raw(recent.netns(d.netns));
-    w.owners(d.owners);
+    w.netns(d.netns, recent);
+    w.raw(recent.owners.text(d.owners, |o, w| w.owners(o)));
     w.word(b",\"direction\":", d.direction.map(|d| super::Direction::from(d).text()));
     w.word(b",\"state\":", d.state.map(|s| s.name()));
     w.raw(b",\"opened\":");
@@ -108,7 +108,7 @@ pub fn socket(out: &mut Vec<u8>, d: &Described<'_>, at: Mono, seq: u64, recent: 
     w.seconds(b",\"idle_s\":", d.idle);
     w.keepalive(d.keepalive);
     w.counters(&d.counters);
-    w.metrics(&d.tcp);
+    w.raw(recent.metrics.text(&d.tcp, |t, w| w.metrics(t)));
     w.seconds(b",\"gives_up_in_s\":", d.gives_up_in);
     w.flag(b",\"mptcp\":", d.mptcp);
     w.flag(b",\"orphaned\":", Some(d.orphaned));

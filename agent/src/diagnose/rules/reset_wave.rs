@@ -37,7 +37,7 @@ impl Rule for ResetWave {
     fn tell(&self, cx: &Tell<'_>, cases: &[Case<ResetVerdict>]) -> Option<Body> {
         let from = cx.now.minus(cx.t.wave_window);
         let sockets: BTreeSet<_> = cases.iter().map(|c| c.socket).collect();
-        if cases.len() < cx.t.wave_resets || sockets.len() < cx.t.wave_sockets {
+        if cx.count(cases) < cx.t.wave_resets || sockets.len() + cx.shed < cx.t.wave_sockets {
             return None;
         }
         // The cases are those of the window; the wave may have begun long before it, and what is told last is told of
