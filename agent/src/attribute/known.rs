@@ -35,7 +35,7 @@ pub struct Known {
     pub orphan: bool,
     /// When the first of the RTOs in a row that are unanswered now fired.
     pub first_rto: Option<Mono>,
-    /// Set by [`Table::set_gone`](super::table::Table::set_gone).
+    /// Set by `Table::set_gone`.
     pub gone: Option<Mono>,
     /// Looks in a row that did not find it.
     pub missed: u8,

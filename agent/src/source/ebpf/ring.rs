@@ -67,8 +67,8 @@ impl Ring {
 
     /// The next record that is complete; it is not given back before [`Self::give_back`] or many calls.
     #[inline]
-    pub fn next(&mut self) -> Option<&[u8]> {
-        self.positions.next()
+    pub fn next_record(&mut self) -> Option<&[u8]> {
+        self.positions.next_record()
     }
 
     /// Gives back what was read. To be called before waiting, or the kernel would find the ring fuller than it is.
@@ -131,7 +131,7 @@ impl Positions {
     }
 
     #[inline]
-    fn next(&mut self) -> Option<&[u8]> {
+    fn next_record(&mut self) -> Option<&[u8]> {
         loop {
             if self.read == self.written {
                 // SAFETY: by the contract of `new`.
@@ -239,7 +239,7 @@ mod tests {
             if written.is_multiple_of(3) {
                 continue;
             }
-            while let Some(record) = reader.next() {
+            while let Some(record) = reader.next_record() {
                 assert_eq!(record, read.to_ne_bytes().repeat(1 + read as usize % 40), "{read}");
                 read += 1;
                 let given_back = fake.consumer.load(Ordering::Acquire);
@@ -247,7 +247,7 @@ mod tests {
             }
             assert!(fake.at - fake.consumer.load(Ordering::Acquire) <= SIZE as u64 / 8 + 168);
         }
-        while reader.next().is_some() {
+        while reader.next_record().is_some() {
             read += 1;
         }
         assert_eq!(read, written);
@@ -260,21 +260,21 @@ mod tests {
     fn what_is_not_complete_is_waited_for_and_what_was_discarded_is_passed_over() {
         let mut fake = Fake::new(0);
         let mut reader = fake.reader();
-        assert_eq!(reader.next(), None);
+        assert_eq!(reader.next_record(), None);
         fake.write(b"thrown away", DISCARDED);
         fake.write(b"kept", 0);
         let begin = fake.at;
         fake.write(b"on its way", BUSY);
         fake.write(b"behind it", 0);
-        assert_eq!(reader.next(), Some(&b"kept"[..]));
-        assert_eq!(reader.next(), None);
+        assert_eq!(reader.next_record(), Some(&b"kept"[..]));
+        assert_eq!(reader.next_record(), None);
         reader.give_back();
         assert_eq!(fake.consumer.load(Ordering::Acquire), begin);
         for (n, byte) in (10u32).to_ne_bytes().into_iter().enumerate() {
             fake.put(begin as usize + n, byte);
         }
-        assert_eq!(reader.next(), Some(&b"on its way"[..]));
-        assert_eq!(reader.next(), Some(&b"behind it"[..]));
-        assert_eq!(reader.next(), None);
+        assert_eq!(reader.next_record(), Some(&b"on its way"[..]));
+        assert_eq!(reader.next_record(), Some(&b"behind it"[..]));
+        assert_eq!(reader.next_record(), None);
     }
 }

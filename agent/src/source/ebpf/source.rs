@@ -197,7 +197,7 @@ impl EbpfSource {
         let mut taken = 0;
         let mut unjoined = Vec::new();
         while taken < most
-            && let Some(bytes) = ring.next()
+            && let Some(bytes) = ring.next_record()
         {
             taken += 1;
             match decode(bytes) {
@@ -248,7 +248,7 @@ impl EbpfSource {
     pub fn abandon(&mut self) {
         let ring = self.ring.get_mut();
         let mut n = 0;
-        while n < self.capacity && ring.next().is_some() {
+        while n < self.capacity && ring.next_record().is_some() {
             n += 1;
         }
         ring.give_back();
