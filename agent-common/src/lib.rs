@@ -340,6 +340,22 @@ pub struct FileRow {
     pub daddr: [u8; 16],
 }
 
+/// One row of `iter/task_file` where all sockets of a machine are listed with their owners: what [`FileRow`] has of use
+/// there, in half the bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OwnerRow {
+    pub cookie: u64,
+    pub comm: [u8; 16],
+    pub tgid: u32,
+    pub fd: u32,
+    /// Of the socket, not of the process.
+    pub netns: u32,
+    /// IPPROTO_TCP or [`IPPROTO_MPTCP`].
+    pub protocol: u16,
+    pub pad: u16,
+}
+
 /// What `iter/tcp` shall do to one socket: value of the map `ITER_SET`, keyed by cookie.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -373,6 +389,7 @@ const _: () = {
     assert!(size_of::<GuardOptions>() == 20 && align_of::<GuardOptions>() == 4);
     assert!(size_of::<GuardRow>() == 80 && align_of::<GuardRow>() == 8);
     assert!(size_of::<TcpRow>() == 112 && align_of::<TcpRow>() == 8);
+    assert!(size_of::<OwnerRow>() == 40 && align_of::<OwnerRow>() == 8);
     assert!(size_of::<FileRow>() == 88 && align_of::<FileRow>() == 8);
     assert!(size_of::<SetRow>() == 48 && align_of::<SetRow>() == 4);
 };

@@ -44,6 +44,8 @@ offsets! {
     net_inum: "net.ns.inum", 4;
     /// Absent before 5.6, where it was a bit field of another size.
     sk_protocol: "sock.sk_protocol", 2;
+    skc_prot: "sock_common.skc_prot", 8;
+    proto_name: "proto.name", 32;
     sk_flags: "sock.sk_flags", 8;
     /// Big-endian; outlives `skc_num`, which is cleared before → CLOSE.
     inet_sport: "inet_sock.inet_sport", 2;

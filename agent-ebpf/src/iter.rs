@@ -3,7 +3,7 @@
 
 use core::ffi::c_void;
 
-use agent_common::{ABSENT, FileRow, IPPROTO_MPTCP, SetRow, TcpRow};
+use agent_common::{ABSENT, FileRow, IPPROTO_MPTCP, OwnerRow, SetRow, TcpRow};
 use aya_ebpf::bindings::seq_file;
 use aya_ebpf::helpers::generated::{bpf_seq_write, bpf_sock_from_file};
 use aya_ebpf::macros::map;
@@ -186,6 +186,57 @@ pub extern "C" fn set_tcp(ctx: *mut TcpContext) -> i32 {
     }
 }
 
+/// By the name of its `struct proto` (`TCP`, `TCPv6`, `MPTCP`, `MPTCPv6`; kTLS and sockmap change the structure and keep
+/// the name): all sockets share a few of them, where `sk_protocol` is a cache line of each, read from memory.
+///
+/// # Safety
+/// `sk` is a full socket.
+#[inline(always)]
+unsafe fn protocol(sk: *mut c_void) -> u16 {
+    // SAFETY: by contract; the structure lives as long as the protocol's module.
+    unsafe {
+        let prot: *mut c_void = at(sk, offset!(skc_prot));
+        if prot.is_null() || offset!(proto_name) == ABSENT {
+            return at(sk, offset!(sk_protocol));
+        }
+        let name: u32 = at(prot, offset!(proto_name));
+        match &name.to_ne_bytes() {
+            b"TCP\0" | b"TCPv" => IPPROTO_TCP,
+            b"MPTC" => IPPROTO_MPTCP,
+            _ => 0,
+        }
+    }
+}
+
+/// The TCP or MPTCP socket that a file is, with its family and protocol; null for other files.
+///
+/// # Safety
+/// `file` comes from the context.
+#[inline(always)]
+unsafe fn tcp_of(file: *mut c_void) -> (*mut c_void, u8, u16) {
+    let other = (core::ptr::null_mut(), 0, 0);
+    // SAFETY: the file is checked by the callers; every pointer read from it before it is followed.
+    unsafe {
+        let socket: *mut c_void = bpf_sock_from_file(file.cast()).cast();
+        if socket.is_null() {
+            return other;
+        }
+        let sk: *mut c_void = at(socket, offset!(socket_sk));
+        if sk.is_null() {
+            return other;
+        }
+        let family = sock::family(sk);
+        if family != AF_INET && family != AF_INET6 {
+            return other;
+        }
+        let protocol = protocol(sk);
+        if protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP {
+            return other;
+        }
+        (sk, family, protocol)
+    }
+}
+
 /// One row per TCP socket among the open files of every thread group, in all network namespaces.
 #[unsafe(link_section = "iter/task_file")]
 #[unsafe(no_mangle)]
@@ -196,20 +247,8 @@ pub extern "C" fn list_files(ctx: *mut FileContext) -> i32 {
         if task.is_null() || file.is_null() {
             return 0;
         }
-        let socket: *mut c_void = bpf_sock_from_file(file.cast()).cast();
-        if socket.is_null() {
-            return 0;
-        }
-        let sk: *mut c_void = at(socket, offset!(socket_sk));
+        let (sk, family, protocol) = tcp_of(file);
         if sk.is_null() {
-            return 0;
-        }
-        let family = sock::family(sk);
-        if family != AF_INET && family != AF_INET6 {
-            return 0;
-        }
-        let protocol: u16 = at(sk, offset!(sk_protocol));
-        if protocol != IPPROTO_TCP && protocol != IPPROTO_MPTCP {
             return 0;
         }
         let (local, remote) = (sock::local(sk, family), sock::remote(sk, family));
@@ -231,6 +270,33 @@ pub extern "C" fn list_files(ctx: *mut FileContext) -> i32 {
         };
         addresses(&mut row.saddr, local.addr);
         addresses(&mut row.daddr, remote.addr);
+        write((*ctx).meta, &row)
+    }
+}
+
+/// The same in short, for all of a machine: what it does not need is not fetched from memory.
+#[unsafe(link_section = "iter/task_file")]
+#[unsafe(no_mangle)]
+pub extern "C" fn list_owners(ctx: *mut FileContext) -> i32 {
+    // SAFETY: the context of this program type; both pointers are checked.
+    unsafe {
+        let (task, file) = ((*ctx).task, (*ctx).file);
+        if task.is_null() || file.is_null() {
+            return 0;
+        }
+        let (sk, _, protocol) = tcp_of(file);
+        if sk.is_null() {
+            return 0;
+        }
+        let row = OwnerRow {
+            cookie: sock::cookie(sk),
+            comm: at(task, offset!(task_comm)),
+            tgid: at(task, offset!(task_tgid)),
+            fd: (*ctx).fd,
+            netns: sock::netns(sk),
+            protocol,
+            pad: 0,
+        };
         write((*ctx).meta, &row)
     }
 }

@@ -6,7 +6,7 @@
 //! | `classic` | `tp_*` | the same tracepoints without BTF: field positions from tracefs |
 //! | `process` | `*_process_fork`, `*_process_exit` | `sched_process_fork`, `sched_process_exit`, both ways |
 //! | `guard` | `guard_connect4`, `guard_connect6` | `cgroup/connect4`, `cgroup/connect6`: keepalive on new sockets |
-//! | `iter` | `list_tcp`, `set_tcp`, `list_files` | `iter/tcp`, `iter/task_file`: options and owners of sockets |
+//! | `iter` | `list_tcp`, `set_tcp`, `list_files`, `list_owners` | `iter/tcp`, `iter/task_file`: options and owners of sockets |
 //! | `provenance` | `rst_provenance` | `cgroup_skb/ingress`: TTL, IP ID and sequence of RSTs |
 //!
 //! Every program asks the destination filter first, then the target filter, then counts, and only then writes.

@@ -5,7 +5,7 @@ use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 
-use rustix::fs::{Dir, Mode, OFlags, readlinkat_raw};
+use rustix::fs::{Access, Dir, Mode, OFlags, readlinkat_raw};
 use rustix::io::Errno;
 
 use crate::model::sanitize;
@@ -29,7 +29,7 @@ pub fn sockets_of(pid: u32, out: &mut Vec<SocketFd>) -> Result<usize, Errno> {
         let entry = entry?;
         let Some(fd) = number::<i32>(entry.file_name()) else { continue };
         total += 1;
-        if let Some(inode) = socket_inode(&dir, entry.file_name())? {
+        if let Some(inode) = socket_inode(&dir, entry.file_name(), pid)? {
             out.push(SocketFd { inode, fd });
         }
     }
@@ -37,11 +37,13 @@ pub fn sockets_of(pid: u32, out: &mut Vec<SocketFd>) -> Result<usize, Errno> {
 }
 
 /// `socket:[123]`; `None` for other files and for descriptors closed meanwhile.
-fn socket_inode(dir: &OwnedFd, name: &CStr) -> Result<Option<u64>, Errno> {
+fn socket_inode(dir: &OwnedFd, name: &CStr, pid: u32) -> Result<Option<u64>, Errno> {
     let mut link = [MaybeUninit::<u8>::uninit(); 40];
     match readlinkat_raw(dir, name, &mut link) {
         Ok((text, _)) => Ok(parse_socket_link(text)),
         Err(Errno::NOENT) => Ok(None),
+        // The kernel says so of a process that has just ended, too.
+        Err(Errno::ACCESS) if rustix::fs::access(format!("/proc/{pid}"), Access::EXISTS).is_err() => Err(Errno::SRCH),
         Err(e) => Err(e),
     }
 }
@@ -117,6 +119,17 @@ mod tests {
         use std::os::fd::AsRawFd;
         assert!(total > 3 && out.iter().any(|f| f.fd == s.as_raw_fd()), "{out:?}");
         assert_eq!(sockets_of(u32::MAX, &mut out), Err(Errno::NOENT));
+    }
+
+    #[test]
+    fn a_process_that_ends_while_it_is_read_is_gone_not_hidden() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = child.id();
+        let dir = rustix::fs::open(format!("/proc/{pid}/fd"), DIRECTORY, Mode::empty()).unwrap();
+        assert_eq!(socket_inode(&dir, c"0", pid), Ok(None));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(socket_inode(&dir, c"0", pid), Err(Errno::SRCH));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::wire::{TIME_LEN, Time};
-use crate::model::{Flow, Owner, SocketId, TcpDetail, TcpMetrics};
+use crate::model::{Counters, Flow, Owner, SocketId, TcpDetail, TcpMetrics};
 
 /// What lines have in common with those before them: the second, the ends of a connection and its owners, the network
 /// namespace, what the kernel says of connections that fare alike. Their text is made once.
@@ -13,11 +13,17 @@ use crate::model::{Flow, Owner, SocketId, TcpDetail, TcpMetrics};
 pub struct Recent {
     second: i64,
     time: [u8; TIME_LEN],
+    pub(super) seq: Counting,
     pub(super) flow: Piece<Flow>,
+    /// Of connections whose port is not chosen yet: it is the same for all to one server.
+    pub(super) unbound: Piece<Flow>,
     pub(super) netns: Piece<u32>,
     pub(super) owners: Piece<[Owner]>,
+    pub(super) reason: Piece<str>,
+    pub(super) why: Piece<str>,
     pub(super) detail: Piece<TcpDetail>,
     pub(super) metrics: Piece<TcpMetrics>,
+    pub(super) counters: Piece<Counters>,
 }
 
 impl Default for Recent {
@@ -25,11 +31,16 @@ impl Default for Recent {
         Self {
             second: 0,
             time: Time(0).format(),
+            seq: Counting::default(),
             flow: Piece::default(),
+            unbound: Piece::default(),
             netns: Piece::default(),
             owners: Piece::default(),
+            reason: Piece::default(),
+            why: Piece::default(),
             detail: Piece::default(),
             metrics: Piece::default(),
+            counters: Piece::default(),
         }
     }
 }
@@ -51,23 +62,66 @@ impl Recent {
 #[derive(Debug)]
 pub(super) struct Piece<T: ToOwned + ?Sized> {
     of: Option<T::Owned>,
+    /// Whole blocks, of which `len` bytes are the text.
     text: Vec<u8>,
+    len: usize,
 }
+
+/// Bytes copied at once: a few stores instead of a call, where most texts have 20 to 60.
+const BLOCK: usize = 32;
+/// From here on the call is the cheaper way.
+const LONG: usize = 4 * BLOCK;
 
 impl<T: ToOwned + ?Sized> Default for Piece<T> {
     fn default() -> Self {
-        Self { of: None, text: Vec::new() }
+        Self { of: None, text: Vec::new(), len: 0 }
     }
 }
 
 impl<T: ToOwned<Owned: Borrow<T>> + PartialEq + ?Sized> Piece<T> {
-    /// The text of `value`, made by `write` unless it is that of last time.
-    pub fn text(&mut self, value: &T, write: impl FnOnce(&T, &mut Fields<'_>)) -> &[u8] {
+    /// Appends the text of `value`, made by `write` unless it is that of last time.
+    #[inline]
+    pub fn put(&mut self, out: &mut Fields<'_>, value: &T, write: impl FnOnce(&T, &mut Fields<'_>)) {
         if self.of.as_ref().is_none_or(|of| of.borrow() != value) {
             self.of = Some(value.to_owned());
             self.text.clear();
             write(value, &mut Fields { out: &mut self.text });
+            self.len = self.text.len();
+            self.text.resize(self.len.next_multiple_of(BLOCK), b' ');
         }
+        if self.len > LONG {
+            return out.raw(&self.text[..self.len]);
+        }
+        let end = out.out.len() + self.len;
+        for block in self.text.as_chunks::<BLOCK>().0 {
+            out.raw(block);
+        }
+        out.out.truncate(end);
+    }
+}
+
+/// A number that mostly grows by one, and its digits.
+#[derive(Debug, Default)]
+pub(super) struct Counting {
+    of: u64,
+    text: Vec<u8>,
+}
+
+impl Counting {
+    pub fn text(&mut self, n: u64) -> &[u8] {
+        let one_more = n.checked_sub(1) == Some(self.of) && !self.text.is_empty();
+        self.of = n;
+        if one_more {
+            for digit in self.text.iter_mut().rev() {
+                if *digit < b'9' {
+                    *digit += 1;
+                    return &self.text;
+                }
+                *digit = b'0';
+            }
+        }
+        self.text.clear();
+        Fields { out: &mut self.text }.number(n);
         &self.text
     }
 }
@@ -162,6 +216,15 @@ impl Fields<'_> {
         if n < 10 {
             return self.out.push(b'0' + n as u8);
         }
+        if n < 10_000 {
+            let ([a, b], [c, d]) = (PAIRS[n as usize / 100], PAIRS[n as usize % 100]);
+            let text = [a, b, c, d, 0, 0, 0];
+            let len = if n < 100 { 2 } else if n < 1_000 { 3 } else { 4 };
+            if let Some(text) = text[4 - len..].first_chunk::<4>() {
+                self.padded(text, len);
+            }
+            return;
+        }
         if n < 1_000_000_000 {
             let mut text = [0; 2 * 9];
             text[..9].copy_from_slice(&nine(n as u32));
@@ -246,7 +309,10 @@ impl Fields<'_> {
 
     pub fn flow(&mut self, flow: Option<Flow>, recent: &mut Recent) {
         match flow {
-            Some(flow) => self.raw(recent.flow.text(&flow, |f, w| w.ends(Some(f.local), Some(f.remote)))),
+            Some(flow) => {
+                let piece = if flow.local.port() == 0 { &mut recent.unbound } else { &mut recent.flow };
+                piece.put(self, &flow, |f, w| w.ends(Some(f.local), Some(f.remote)));
+            }
             None => self.ends(None, None),
         }
     }
@@ -254,7 +320,7 @@ impl Fields<'_> {
     pub fn netns(&mut self, netns: Option<u32>, recent: &mut Recent) {
         const KEY: &[u8] = b",\"netns\":";
         match netns {
-            Some(n) => self.raw(recent.netns.text(&n, |n, w| w.int(KEY, Some(*n)))),
+            Some(n) => recent.netns.put(self, &n, |n, w| w.int(KEY, Some(*n))),
             None => self.int(KEY, None::<u32>),
         }
     }
@@ -315,11 +381,12 @@ impl Fields<'_> {
     #[inline(always)]
     pub fn flag(&mut self, key: &[u8], b: Option<bool>) {
         self.raw(key);
-        self.raw(match b {
-            Some(true) => b"true",
-            Some(false) => b"false",
-            None => b"null",
-        });
+        // Each of its own: a text of one length is a store, one of three lengths a call.
+        match b {
+            Some(true) => self.raw(b"true"),
+            Some(false) => self.raw(b"false"),
+            None => self.raw(b"null"),
+        }
     }
 
     /// A field that is left out where it is unknown; a comma unless it is the first of its object.
@@ -379,6 +446,14 @@ mod tests {
         let all = "abcdefghijklmnopqrstuvwxyz";
         for len in 0..=all.len() {
             assert_eq!(written(|w| w.word(b"=", Some(&all[..len]))), format!("=\"{}\"", &all[..len]));
+        }
+    }
+
+    #[test]
+    fn counting_up_down_and_by_leaps() {
+        let mut counting = Counting::default();
+        for n in (0..1_200).chain([5, 6, 8, 9, 10, 998, 999, 1_000, 0, 1, u64::MAX - 1, u64::MAX, 0]) {
+            assert_eq!(counting.text(n), n.to_string().as_bytes());
         }
     }
 

@@ -10,17 +10,16 @@ use crate::model::{
 
 /// Appends the line of `event`, without a line break. False, with nothing written, for the kinds that are rare.
 pub fn write(out: &mut Vec<u8>, event: &Event, seq: u64, recent: &mut Recent, wall: &WallClock) -> bool {
-    let begin: &[u8] = match &event.kind {
-        EventKind::State(_) => b"{\"type\":\"state\",\"seq\":",
-        EventKind::Retransmit(_) => b"{\"type\":\"retransmit\",\"seq\":",
-        EventKind::Reset(_) => b"{\"type\":\"reset\",\"seq\":",
-        EventKind::Sample(_) => b"{\"type\":\"sample\",\"seq\":",
-        _ => return false,
-    };
     out.reserve(ROOM);
     let mut w = Fields { out };
-    w.raw(begin);
-    w.number(seq);
+    match &event.kind {
+        EventKind::State(_) => w.raw(b"{\"type\":\"state\",\"seq\":"),
+        EventKind::Retransmit(_) => w.raw(b"{\"type\":\"retransmit\",\"seq\":"),
+        EventKind::Reset(_) => w.raw(b"{\"type\":\"reset\",\"seq\":"),
+        EventKind::Sample(_) => w.raw(b"{\"type\":\"sample\",\"seq\":"),
+        _ => return false,
+    }
+    w.raw(recent.seq.text(seq));
     w.raw(b",\"time\":\"");
     w.raw(recent.time(Time::new(wall, event.at)));
     w.raw(b"\",\"socket\":");
@@ -43,7 +42,7 @@ pub fn write(out: &mut Vec<u8>, event: &Event, seq: u64, recent: &mut Recent, wa
             w.int(b",\"backoff\":", r.detail.backoff);
             w.seconds(b",\"gives_up_in_s\":", r.gives_up_in);
             w.int(b",\"segments\":", Some(r.segments));
-            w.raw(recent.detail.text(&r.detail, |d, w| w.detail(d)));
+            w.detail(&r.detail, recent);
         }
         EventKind::Reset(r) => {
             w.cookie(r.socket);
@@ -54,17 +53,21 @@ pub fn write(out: &mut Vec<u8>, event: &Event, seq: u64, recent: &mut Recent, wa
             w.word(b",\"origin\":", Some(super::ResetOrigin::from(r.origin).text()));
             w.word(b",\"state\":", r.state.map(|s| s.name()));
             w.seconds(b",\"idle_before_s\":", r.idle_before);
-            w.text(b",\"kernel_reason\":", r.kernel_reason.as_deref());
+            w.raw(b",\"kernel_reason\":");
+            match r.kernel_reason.as_deref() {
+                Some(reason) => recent.reason.put(&mut w, reason, |r, w| w.text(b"", Some(r))),
+                None => w.null(),
+            }
             w.packet(&r.packet);
             if !r.origin_why.is_empty() {
-                w.text(b",\"origin_why\":", Some(&r.origin_why));
+                recent.why.put(&mut w, &r.origin_why, |why, w| w.text(b",\"origin_why\":", Some(why)));
             }
-            w.raw(recent.detail.text(&r.detail, |d, w| w.detail(d)));
+            w.detail(&r.detail, recent);
         }
         EventKind::Sample(s) => {
             w.cookie(Some(s.socket));
             w.word(b",\"state\":", Some(s.state.name()));
-            w.metrics(&s.tcp);
+            w.metrics(&s.tcp, recent);
             w.seconds(b",\"gives_up_in_s\":", s.gives_up_in);
         }
         _ => {}
@@ -80,7 +83,8 @@ const ROOM: usize = 1_024;
 pub fn socket(out: &mut Vec<u8>, d: &Described<'_>, at: Mono, seq: u64, recent: &mut Recent, wall: &WallClock) {
     out.reserve(ROOM);
     let mut w = Fields { out };
-    w.int(b"{\"type\":\"socket\",\"seq\":", Some(seq));
+    w.raw(b"{\"type\":\"socket\",\"seq\":");
+    w.raw(recent.seq.text(seq));
     w.raw(b",\"time\":\"");
     w.raw(recent.time(Time::new(wall, at)));
     w.raw(b"\",\"socket\":");
@@ -92,7 +96,7 @@ pub fn socket(out: &mut Vec<u8>, d: &Described<'_>, at: Mono, seq: u64, recent: 
     }
     w.text(b",\"remote_name\":", d.remote_name);
     w.netns(d.netns, recent);
-    w.raw(recent.owners.text(d.owners, |o, w| w.owners(o)));
+    recent.owners.put(&mut w, d.owners, |o, w| w.owners(o));
     w.word(b",\"direction\":", d.direction.map(|d| super::Direction::from(d).text()));
     w.word(b",\"state\":", d.state.map(|s| s.name()));
     w.raw(b",\"opened\":");
@@ -107,8 +111,8 @@ pub fn socket(out: &mut Vec<u8>, d: &Described<'_>, at: Mono, seq: u64, recent: 
     }
     w.seconds(b",\"idle_s\":", d.idle);
     w.keepalive(d.keepalive);
-    w.counters(&d.counters);
-    w.raw(recent.metrics.text(&d.tcp, |t, w| w.metrics(t)));
+    w.counters(&d.counters, recent);
+    w.metrics(&d.tcp, recent);
     w.seconds(b",\"gives_up_in_s\":", d.gives_up_in);
     w.flag(b",\"mptcp\":", d.mptcp);
     w.flag(b",\"orphaned\":", Some(d.orphaned));
@@ -152,7 +156,7 @@ impl Fields<'_> {
         self.raw(b"}");
     }
 
-    fn counters(&mut self, c: &Counters) {
+    fn counters(&mut self, c: &Counters, recent: &mut Recent) {
         if *c == Counters::default() {
             // One piece instead of fourteen for most of all sockets.
             return self.raw(
@@ -160,6 +164,10 @@ impl Fields<'_> {
                   \"resets_received\":0,\"resets_sent\":0}",
             );
         }
+        recent.counters.put(self, c, |c, w| w.counted(c));
+    }
+
+    fn counted(&mut self, c: &Counters) {
         self.int(b",\"counters\":{\"retransmits\":", Some(c.retransmits));
         self.int(b",\"rto\":", Some(c.rto));
         self.int(b",\"fast\":", Some(c.fast));
@@ -184,12 +192,15 @@ impl Fields<'_> {
         self.raw(b"}");
     }
 
-    fn detail(&mut self, d: &TcpDetail) {
-        self.raw(b",\"tcp\":");
+    fn detail(&mut self, d: &TcpDetail, recent: &mut Recent) {
         if *d == TcpDetail::default() {
-            return self.null();
+            return self.raw(b",\"tcp\":null");
         }
-        self.raw(b"{");
+        recent.detail.put(self, d, |d, w| w.told(d));
+    }
+
+    fn told(&mut self, d: &TcpDetail) {
+        self.raw(b",\"tcp\":{");
         self.known(b"\"rtt_us\":", d.rtt.map(micros));
         self.known(b"\"rto_us\":", d.rto.map(micros));
         self.known(b"\"backoff\":", d.backoff);
@@ -216,7 +227,7 @@ impl Fields<'_> {
         self.raw(b"}");
     }
 
-    fn metrics(&mut self, t: &TcpMetrics) {
+    fn metrics(&mut self, t: &TcpMetrics, recent: &mut Recent) {
         if *t == TcpMetrics::default() {
             return self.raw(
                 b",\"tcp\":{\"rtt_us\":null,\"rto_us\":null,\"backoff\":null,\"unacked_bytes\":null,\
@@ -224,6 +235,10 @@ impl Fields<'_> {
                   \"bytes_received\":null}",
             );
         }
+        recent.metrics.put(self, t, |t, w| w.measured(t));
+    }
+
+    fn measured(&mut self, t: &TcpMetrics) {
         self.int(b",\"tcp\":{\"rtt_us\":", t.rtt.map(micros));
         self.int(b",\"rto_us\":", t.rto.map(micros));
         self.int(b",\"backoff\":", t.backoff);

@@ -219,6 +219,8 @@ impl Collector {
             let dump = scope.spawn(|| dump::dump(namespaces, &filter, parts));
             self.await_owners(wanted);
             let mut namespace = Namespace::default();
+            // Memory that is used again.
+            let mut owners = Vec::new();
             let written = received.iter().try_for_each(|dumped| match dumped {
                 Dumped::Namespace(next) => {
                     namespace = next;
@@ -228,9 +230,15 @@ impl Collector {
                     self.limits.closed_namespaces.push(why);
                     Ok(())
                 }
-                Dumped::Sockets(part) => {
-                    part.iter().filter_map(|packed| self.row(packed.into(), &namespace)).try_for_each(|row| each(&row))
-                }
+                Dumped::Sockets(part) => part.iter().try_for_each(|packed| {
+                    let Some(row) = self.row(packed.into(), &namespace, std::mem::take(&mut owners)) else {
+                        return Ok(());
+                    };
+                    let result = each(&row);
+                    owners = row.owners;
+                    owners.clear();
+                    result
+                }),
             });
             drop(received);
             (dump.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), written)
@@ -239,7 +247,7 @@ impl Collector {
         written
     }
 
-    fn row(&mut self, socket: DiagSocket, namespace: &Namespace) -> Option<Row> {
+    fn row(&mut self, socket: DiagSocket, namespace: &Namespace, mut owners: Vec<Owner>) -> Option<Row> {
         let held = self.owners.of(&socket);
         if held.is_empty() && !self.all {
             return None;
@@ -248,7 +256,7 @@ impl Collector {
             return None;
         }
         let first = held.first().copied();
-        let mut owners: Vec<Owner> = held.iter().map(|h| self.owners.owner(h)).collect();
+        owners.extend(held.iter().map(|h| self.owners.owner(h)));
         owners.sort_unstable();
         let keepalive = first.filter(|_| self.read_keepalive).and_then(|h| self.owners.keepalive(h, &socket));
         let connected = !matches!(socket.state, TcpState::Listen | TcpState::Close | TcpState::BoundInactive);

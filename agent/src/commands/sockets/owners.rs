@@ -33,8 +33,8 @@ struct Process {
 #[derive(Default)]
 pub struct Owners {
     processes: Vec<Process>,
-    by_cookie: Vec<Held>,
-    by_inode: Vec<Held>,
+    by_cookie: Sorted,
+    by_inode: Sorted,
 }
 
 impl Owners {
@@ -50,15 +50,14 @@ impl Owners {
 
     pub fn add_cookie(&mut self, cookie: u64, fd: i32) {
         let process = self.processes.len().saturating_sub(1) as u32;
-        self.by_cookie.push(Held { key: cookie, process, fd });
+        self.by_cookie.all.push(Held { key: cookie, process, fd });
     }
 
     pub fn add_inode(&mut self, s: SocketFd) {
         let process = self.processes.len().saturating_sub(1) as u32;
-        self.by_inode.push(Held { key: s.inode, process, fd: s.fd });
+        self.by_inode.all.push(Held { key: s.inode, process, fd: s.fd });
     }
 
-    /// Stable sorts, as they are quick with what is in order already: a process opens one socket after the other.
     pub fn sort(&mut self) {
         self.by_cookie.sort();
         self.by_inode.sort();
@@ -66,14 +65,14 @@ impl Owners {
 
     /// Sockets, each counted once; of every kind, where descriptors were read from /proc.
     pub fn sockets(&self) -> usize {
-        [&self.by_cookie, &self.by_inode].map(|all| all.chunk_by(|a, b| a.key == b.key).count()).iter().sum()
+        [&self.by_cookie, &self.by_inode].map(|s| s.all.chunk_by(|a, b| a.key == b.key).count()).iter().sum()
     }
 
     /// Who holds this socket. Subflows of MPTCP have the inode of the socket that is held, and a cookie of their own.
     pub fn of(&self, socket: &DiagSocket) -> &[Held] {
-        match find(&self.by_cookie, socket.id.0) {
+        match self.by_cookie.find(socket.id.0) {
             // Nobody holds a socket without inode.
-            [] if socket.inode != 0 => find(&self.by_inode, socket.inode.into()),
+            [] if socket.inode != 0 => self.by_inode.find(socket.inode.into()),
             held => held,
         }
     }
@@ -85,18 +84,18 @@ impl Owners {
 
     /// The inode numbers of all sockets that are known by theirs.
     pub fn inodes(&self) -> HashSet<u32> {
-        self.by_inode.iter().filter_map(|h| u32::try_from(h.key).ok()).collect()
+        self.by_inode.all.iter().filter_map(|h| u32::try_from(h.key).ok()).collect()
     }
 
     /// The network namespace of a TCP socket with this inode, asked of the socket itself.
     pub fn netns_of_inode(&mut self, inode: u32) -> Option<NetNs> {
-        let held = *find(&self.by_inode, inode.into()).first()?;
+        let held = *self.by_inode.find(inode.into()).first()?;
         self.netns_of(held)
     }
 
     /// The same for a socket with this cookie.
     pub fn netns_of_cookie(&mut self, cookie: u64) -> Option<NetNs> {
-        let held = *find(&self.by_cookie, cookie).first()?;
+        let held = *self.by_cookie.find(cookie).first()?;
         self.netns_of(held)
     }
 
@@ -142,8 +141,77 @@ impl Owners {
     }
 }
 
-fn find(sorted: &[Held], key: u64) -> &[Held] {
-    let from = sorted.partition_point(|h| h.key < key);
-    let count = sorted[from..].iter().take_while(|h| h.key == key).count();
-    &sorted[from..from + count]
+/// Descriptors in the order of their keys, which are handed out by counters: where a key is is nearly told by its value.
+#[derive(Default)]
+struct Sorted {
+    all: Vec<Held>,
+    /// Where each range of `1 << shift` keys begins in `all`, from the lowest key on; at last, where all end.
+    starts: Vec<u32>,
+    shift: u32,
+}
+
+impl Sorted {
+    /// A stable sort, as it is quick with what is in order already: a process opens one socket after the other.
+    fn sort(&mut self) {
+        self.all.sort();
+        let span = self.last().saturating_sub(self.first());
+        // About as many ranges as keys.
+        self.shift = (span / self.all.len().max(1) as u64).checked_ilog2().map_or(0, |n| n + 1);
+        let ranges = (span >> self.shift) as usize + 1;
+        let mut starts = Vec::with_capacity(ranges + 1);
+        for (n, held) in self.all.iter().enumerate() {
+            let range = ((held.key - self.first()) >> self.shift) as usize;
+            while starts.len() <= range {
+                starts.push(n as u32);
+            }
+        }
+        starts.push(self.all.len() as u32);
+        self.starts = starts;
+    }
+
+    fn first(&self) -> u64 {
+        self.all.first().map_or(0, |h| h.key)
+    }
+
+    fn last(&self) -> u64 {
+        self.all.last().map_or(0, |h| h.key)
+    }
+
+    fn find(&self, key: u64) -> &[Held] {
+        let Some(range) = key.checked_sub(self.first()).map(|d| (d >> self.shift) as usize) else { return &[] };
+        let (Some(from), Some(to)) = (self.starts.get(range), self.starts.get(range.saturating_add(1))) else {
+            return &[];
+        };
+        let near = &self.all[*from as usize..*to as usize];
+        let from = near.partition_point(|h| h.key < key);
+        let count = near[from..].iter().take_while(|h| h.key == key).count();
+        &near[from..from + count]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_is_found_and_no_other() {
+        let sequences: [Vec<u64>; 6] = [
+            vec![],
+            vec![7],
+            vec![5, 5, 5],
+            (1..1_000).map(|n| n * 3).chain([4, 3_000_000, u64::MAX]).collect(),
+            (0..500).map(|n| n * n).chain([9, 16]).collect(),
+            vec![0, u64::MAX],
+        ];
+        for keys in sequences {
+            let mut sorted = Sorted::default();
+            sorted.all.extend(keys.iter().enumerate().map(|(n, key)| Held { key: *key, process: 0, fd: n as i32 }));
+            sorted.sort();
+            for key in keys.iter().flat_map(|k| [k.wrapping_sub(1), *k, k.wrapping_add(1)]).chain([0, u64::MAX, 1 << 40]) {
+                let found = sorted.find(key);
+                assert_eq!(found.len(), keys.iter().filter(|k| **k == key).count(), "{key} in {keys:?}");
+                assert!(found.iter().all(|h| h.key == key));
+            }
+        }
+    }
 }

@@ -45,7 +45,7 @@ fn walk() -> Result<Walked> {
     let mut iterators = Iterators::load_lists()?;
     let mut w = Walked { owners: Owners::default(), mptcp: BTreeSet::new(), namespaces: BTreeMap::new() };
     let mut nameless = false;
-    iterators.each_file(|row| {
+    iterators.each_owner(|row| {
         if row.protocol == IPPROTO_MPTCP {
             w.mptcp.insert(row.tgid);
             return;

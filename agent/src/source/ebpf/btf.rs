@@ -4,7 +4,10 @@
 //! Bounds are checked everywhere: garbage gives an error or `None`, never a panic.
 
 use std::collections::HashMap;
+use std::ffi::CStr;
 use std::fmt;
+
+use foldhash::fast::RandomState;
 
 /// BTF kinds.
 mod kind {
@@ -72,16 +75,19 @@ impl Member {
     }
 }
 
+/// Type ids by name: of the kernel, which need no hash that holds out against an adversary.
+type Names<'a> = HashMap<&'a [u8], u32, RandomState>;
+
 /// Parsed BTF; borrows the bytes.
 pub struct Btf<'a> {
     types: &'a [u8],
     strings: &'a [u8],
     /// Position of each type in `types`, by type id; id 0 is void.
     positions: Vec<u32>,
-    structs: HashMap<&'a [u8], u32>,
-    enums: HashMap<&'a [u8], u32>,
+    structs: Names<'a>,
+    enums: Names<'a>,
     /// `btf_trace_*` typedefs and `bpf_iter_*` functions.
-    hooks: HashMap<&'a [u8], u32>,
+    hooks: Names<'a>,
 }
 
 impl<'a> Btf<'a> {
@@ -102,9 +108,9 @@ impl<'a> Btf<'a> {
             types,
             strings,
             positions: Vec::with_capacity(types.len() / 24 + 1),
-            structs: HashMap::with_capacity(16_384),
-            enums: HashMap::with_capacity(4_096),
-            hooks: HashMap::with_capacity(2_048),
+            structs: Names::with_capacity_and_hasher(16_384, RandomState::default()),
+            enums: Names::with_capacity_and_hasher(4_096, RandomState::default()),
+            hooks: Names::with_capacity_and_hasher(2_048, RandomState::default()),
         };
         btf.positions.push(0);
         let mut at = 0;
@@ -128,14 +134,19 @@ impl<'a> Btf<'a> {
             kind::TYPEDEF | kind::FUNC => &mut self.hooks,
             _ => return,
         };
-        let Some(name) = u32_at(self.types, at).and_then(|o| string(self.strings, o)) else { return };
-        let wanted = match kind {
-            kind::TYPEDEF => name.starts_with(b"btf_trace_"),
-            kind::FUNC => name.starts_with(b"bpf_iter_"),
-            _ => !name.is_empty(),
+        let prefix: &[u8] = match kind {
+            kind::TYPEDEF => b"btf_trace_",
+            kind::FUNC => b"bpf_iter_",
+            _ => b"",
         };
-        if wanted {
-            names.entry(name).or_insert(id);
+        let offset = u32_at(self.types, at).unwrap_or(0);
+        // Most functions and typedefs are of no interest: where their names end is not looked for.
+        if !self.strings.get(offset as usize..).is_some_and(|rest| rest.starts_with(prefix)) {
+            return;
+        }
+        match string(self.strings, offset) {
+            Some(name) if !name.is_empty() => drop(names.entry(name).or_insert(id)),
+            _ => {}
         }
     }
 
@@ -309,7 +320,7 @@ fn u32_at(data: &[u8], at: usize) -> Option<u32> {
 
 fn string(strings: &[u8], offset: u32) -> Option<&[u8]> {
     let rest = strings.get(offset as usize..)?;
-    rest.iter().position(|b| *b == 0).and_then(|end| rest.get(..end))
+    CStr::from_bytes_until_nul(rest).ok().map(CStr::to_bytes)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::mem::size_of;
 use std::os::fd::AsFd;
 
-use agent_common::{FileRow, SetRow, TcpRow};
+use agent_common::{FileRow, OwnerRow, SetRow, TcpRow};
 use anyhow::{Context, anyhow, bail};
 use aya::maps::{HashMap, Map, MapError};
 use aya::programs::{Iter, ProgramError};
@@ -70,14 +70,13 @@ impl Iterators {
 
     /// Who holds which TCP or MPTCP socket: every thread group, every network namespace.
     pub fn files(&mut self) -> anyhow::Result<Vec<FileRow>> {
-        let mut all = Vec::new();
-        self.each_file(|row| all.push(*row))?;
-        Ok(all)
+        let mut file = self.open("list_files", "task_file", None)?;
+        rows(&mut file).context("cannot read iter/task_file")
     }
 
-    /// As [`Self::files`], one by one; the descriptors of a process come together.
-    pub fn each_file(&mut self, each: impl FnMut(&FileRow)) -> anyhow::Result<()> {
-        let mut file = self.open("list_files", "task_file", None)?;
+    /// As [`Self::files`] in short, one by one; the descriptors of a process come together.
+    pub fn each_owner(&mut self, each: impl FnMut(&OwnerRow)) -> anyhow::Result<()> {
+        let mut file = self.open("list_owners", "task_file", None)?;
         each_row(&mut file, each).context("cannot read iter/task_file")
     }
 
@@ -182,6 +181,7 @@ impl Iterators {
 trait Row: Copy {}
 impl Row for TcpRow {}
 impl Row for FileRow {}
+impl Row for OwnerRow {}
 
 fn rows<T: Row>(from: &mut impl Read) -> io::Result<Vec<T>> {
     let mut out = Vec::new();

@@ -21,6 +21,7 @@ mod source;
 mod sys;
 pub mod tables;
 pub mod tracefs;
+pub mod vmlinux;
 
 pub use convert::Fork;
 pub use load::Options;

@@ -1,16 +1,13 @@
 //! What the programs need to know of the running kernel, resolved once and handed over in `.rodata`.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use agent_common::{ABSENT, Offsets, Settings};
 use anyhow::{Context, bail};
 
 use super::btf::Btf;
-
-/// Where the running kernel's BTF is.
-pub const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+use super::vmlinux::{VMLINUX, Vmlinux};
 
 /// `SOCK_KEEPOPEN` in `enum sock_flags`.
 const KEEPOPEN: &str = "SOCK_KEEPOPEN";
@@ -45,15 +42,9 @@ pub struct KernelTypes {
 impl KernelTypes {
     /// Reads [`VMLINUX`]. Errors: the file is missing (a kernel without CONFIG_DEBUG_INFO_BTF) or cannot be parsed.
     pub fn resolve() -> anyhow::Result<Self> {
-        Self::resolve_file(Path::new(VMLINUX))
-    }
-
-    /// As [`Self::resolve`], from another file.
-    pub fn resolve_file(path: &Path) -> anyhow::Result<Self> {
-        let data = std::fs::read(path).with_context(|| {
-            format!("cannot read {}: this kernel offers no BTF (CONFIG_DEBUG_INFO_BTF)", path.display())
-        })?;
-        let btf = Btf::parse(&data).with_context(|| format!("cannot parse {}", path.display()))?;
+        let data = Vmlinux::open()
+            .with_context(|| format!("cannot read {VMLINUX}: this kernel offers no BTF (CONFIG_DEBUG_INFO_BTF)"))?;
+        let btf = Btf::parse(&data).with_context(|| format!("cannot parse {VMLINUX}"))?;
         Self::from_btf(&btf)
     }
 
