@@ -134,14 +134,16 @@ impl<'a> Btf<'a> {
             kind::TYPEDEF | kind::FUNC => &mut self.hooks,
             _ => return,
         };
-        let prefix: &[u8] = match kind {
-            kind::TYPEDEF => b"btf_trace_",
-            kind::FUNC => b"bpf_iter_",
-            _ => b"",
-        };
         let offset = u32_at(self.types, at).unwrap_or(0);
-        // Most functions and typedefs are of no interest: where their names end is not looked for.
-        if !self.strings.get(offset as usize..).is_some_and(|rest| rest.starts_with(prefix)) {
+        let Some(rest) = self.strings.get(offset as usize..) else { return };
+        // Most functions and typedefs are of no interest: where their names end is not looked for, and comparing with a
+        // constant takes no call.
+        let wanted = match kind {
+            kind::TYPEDEF => rest.starts_with(b"btf_trace_"),
+            kind::FUNC => rest.starts_with(b"bpf_iter_"),
+            _ => true,
+        };
+        if !wanted {
             return;
         }
         match string(self.strings, offset) {
