@@ -12,6 +12,7 @@ use crate::model::{Counters, Flow, Owner, SocketId, TcpDetail, TcpMetrics};
 #[derive(Debug)]
 pub struct Recent {
     second: i64,
+    /// Some time of that second.
     time: [u8; TIME_LEN],
     pub(super) seq: Counting,
     pub(super) flow: Piece<Flow>,
@@ -46,15 +47,19 @@ impl Default for Recent {
 }
 
 impl Recent {
-    pub(super) fn time(&mut self, time: Time) -> &[u8; TIME_LEN] {
+    /// Appends the time, in RFC 3339 with nanoseconds.
+    #[inline]
+    pub(super) fn time(&mut self, out: &mut Fields<'_>, time: Time) {
         let second = time.0.div_euclid(1_000_000_000);
         if second != self.second {
             self.second = second;
             self.time = time.format();
-        } else {
-            self.time[20..29].copy_from_slice(&nine(time.0.rem_euclid(1_000_000_000) as u32));
         }
-        &self.time
+        if let Some(second) = self.time.first_chunk::<NANOS_AT>() {
+            out.raw(second);
+        }
+        out.nine(time.0.rem_euclid(1_000_000_000) as u32);
+        out.raw(b"Z");
     }
 }
 
@@ -126,48 +131,50 @@ impl Counting {
     }
 }
 
-/// `00` to `99`: half the divisions of digit by digit.
-const PAIRS: [[u8; 2]; 100] = {
-    let mut all = [[b'0'; 2]; 100];
-    let mut n = 0;
-    while n < 100 {
-        all[n] = [b'0' + (n / 10) as u8, b'0' + (n % 10) as u8];
-        n += 1;
-    }
-    all
-};
+/// Where the digits of the nanoseconds begin in a formatted time.
+const NANOS_AT: usize = 20;
+/// Digits of the largest number.
+const NUMBER_LEN: usize = 20;
 
-/// The nine digits of a number below 10⁹.
-fn nine(n: u32) -> [u8; 9] {
-    let pair = |n: u32| PAIRS[(n % 100) as usize];
-    let (high, low) = (n / 10_000 % 10_000, n % 10_000);
-    let ([a, b], [c, d], [e, f], [g, h]) = (pair(high / 100), pair(high), pair(low / 100), pair(low));
-    [b'0' + (n / 100_000_000) as u8, a, b, c, d, e, f, g, h]
+// Short texts are put together in registers: reading bytes back that were just stored one by one makes the processor
+// wait until all of them have reached its cache, which takes longer than all else of a number.
+
+/// The eight digits of a number below 10⁸, the first in the lowest byte.
+fn eight(n: u32) -> u64 {
+    // Two halves of four digits, then four of two, then eight of one; each division is a multiplication.
+    let halves = u64::from(n / 10_000) | u64::from(n % 10_000) << 32;
+    let hundreds = (halves * 10_486 >> 20) & 0x7f_0000_007f;
+    let pairs = hundreds | (halves - 100 * hundreds) << 16;
+    let tens = (pairs * 103 >> 10) & 0xf_000f_000f_000f;
+    (tens | (pairs - 10 * tens) << 8) + 0x3030_3030_3030_3030
 }
 
-/// `0` to `255` and how long each is.
-const OCTETS: [([u8; 3], u8); 256] = {
-    let mut all = [([b'0'; 3], 1); 256];
+/// The eight hexadecimal digits of a number, the first in the lowest byte.
+fn eight_hex(n: u32) -> u64 {
+    let mut x = u64::from(n);
+    x = (x | x << 16) & 0xffff_0000_ffff;
+    x = (x | x << 8) & 0xff_00ff_00ff_00ff;
+    x = (x | x << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    let letters = ((x + 0x0606_0606_0606_0606) >> 4) & 0x0101_0101_0101_0101;
+    (x + 0x3030_3030_3030_3030 + letters * u64::from(b'a' - b'0' - 10)).swap_bytes()
+}
+
+/// `0.` to `255.`, the first byte the lowest, and how long each is.
+const OCTETS: [(u32, u8); 256] = {
+    let mut all = [(0, 0); 256];
     let mut n = 0;
     while n < 256 {
-        let digits = [b'0' + (n / 100) as u8, b'0' + (n / 10 % 10) as u8, b'0' + (n % 10) as u8];
-        all[n] = match n {
-            0..10 => ([digits[2], 0, 0], 1),
-            10..100 => ([digits[1], digits[2], 0], 2),
-            _ => (digits, 3),
+        let (a, b, c) = (b'0' + (n / 100) as u8, b'0' + (n / 10 % 10) as u8, b'0' + (n % 10) as u8);
+        let (text, len) = match n {
+            0..10 => ([c, b'.', 0, 0], 2),
+            10..100 => ([b, c, b'.', 0], 3),
+            _ => ([a, b, c, b'.'], 4),
         };
+        all[n] = (u32::from_le_bytes(text), len);
         n += 1;
     }
     all
 };
-
-/// The longest IPv4 address with port, quoted: `"255.255.255.255:65535"`, and a byte to spare.
-const V4_LEN: usize = 24;
-/// Digits of the largest number, and of the longest cookie with its quotes.
-const NUMBER_LEN: usize = 20;
-const COOKIE_LEN: usize = 18;
-/// Texts up to this long are copied without a call.
-const SHORT: usize = 16;
 
 /// Writes JSON into memory; a key comes with its punctuation.
 pub(super) struct Fields<'a> {
@@ -194,20 +201,16 @@ impl Fields<'_> {
     #[inline(always)]
     fn often_short(&mut self, bytes: &[u8]) {
         let len = bytes.len();
-        let mut text = [0; SHORT];
-        // Two pieces that overlap.
-        match len {
-            8..=SHORT => {
-                text[..8].copy_from_slice(&bytes[..8]);
-                text[len - 8..len].copy_from_slice(&bytes[len - 8..]);
-            }
-            4..8 => {
-                text[..4].copy_from_slice(&bytes[..4]);
-                text[len - 4..len].copy_from_slice(&bytes[len - 4..]);
-            }
-            _ => return self.raw(bytes),
+        // The first and the last bytes of the text, which overlap or meet.
+        if let (8..=16, Some(first), Some(last)) = (len, bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
+            let [first, last] = [first, last].map(|half| u128::from(u64::from_le_bytes(*half)));
+            self.padded(&(first | last << (8 * (len - 8))).to_le_bytes(), len);
+        } else if let (4..8, Some(first), Some(last)) = (len, bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+            let [first, last] = [first, last].map(|half| u64::from(u32::from_le_bytes(*half)));
+            self.padded(&(first | last << (8 * (len - 4))).to_le_bytes(), len);
+        } else {
+            self.raw(bytes);
         }
-        self.padded(&text, len);
     }
 
     #[inline]
@@ -216,39 +219,28 @@ impl Fields<'_> {
         if n < 10 {
             return self.out.push(b'0' + n as u8);
         }
-        if n < 10_000 {
-            let ([a, b], [c, d]) = (PAIRS[n as usize / 100], PAIRS[n as usize % 100]);
-            let text = [a, b, c, d, 0, 0, 0];
-            let len = if n < 100 { 2 } else if n < 1_000 { 3 } else { 4 };
-            if let Some(text) = text[4 - len..].first_chunk::<4>() {
-                self.padded(text, len);
-            }
-            return;
-        }
-        if n < 1_000_000_000 {
-            let mut text = [0; 2 * 9];
-            text[..9].copy_from_slice(&nine(n as u32));
+        if n < 100_000_000 {
             let len = n.ilog10() as usize + 1;
-            if let Some(text) = text[9 - len..].first_chunk::<9>() {
-                self.padded(text, len);
-            }
-            return;
+            return self.padded(&(eight(n as u32) >> (8 * (8 - len))).to_le_bytes(), len);
         }
         // From the right; what is written then begins where the digits do and takes as many as the longest has.
         let mut digits = [0; 2 * NUMBER_LEN];
         let (mut at, mut left) = (NUMBER_LEN, n);
-        while left >= 10 {
-            at -= 2;
-            digits[at..at + 2].copy_from_slice(&PAIRS[(left % 100) as usize]);
-            left /= 100;
-        }
-        if left > 0 {
+        while left > 0 {
             at -= 1;
-            digits[at] = b'0' + left as u8;
+            digits[at] = b'0' + (left % 10) as u8;
+            left /= 10;
         }
         if let Some(text) = digits[at..].first_chunk::<NUMBER_LEN>() {
             self.padded(text, NUMBER_LEN - at);
         }
+    }
+
+    /// The nine digits of a number below 10⁹.
+    #[inline(always)]
+    fn nine(&mut self, n: u32) {
+        self.out.push(b'0' + (n / 100_000_000) as u8);
+        self.raw(&eight(n % 100_000_000).to_le_bytes());
     }
 
     pub fn null(&mut self) {
@@ -256,23 +248,18 @@ impl Fields<'_> {
     }
 
     pub fn cookie(&mut self, id: Option<SocketId>) {
-        let Some(SocketId(mut n)) = id else { return self.null() };
-        let mut text = [0; 2 * COOKIE_LEN];
-        let mut at = COOKIE_LEN - 1;
-        text[at] = b'"';
-        loop {
-            at -= 1;
-            text[at] = b"0123456789abcdef"[(n & 15) as usize];
-            n >>= 4;
-            if n == 0 {
-                break;
-            }
+        let Some(SocketId(n)) = id else { return self.null() };
+        self.raw(b"\"");
+        let (high, low) = ((n >> 32) as u32, n as u32);
+        if high == 0 {
+            let len = (low | 1).ilog2() as usize / 4 + 1;
+            self.padded(&(eight_hex(low) >> (8 * (8 - len))).to_le_bytes(), len);
+        } else {
+            let len = high.ilog2() as usize / 4 + 1;
+            self.padded(&(eight_hex(high) >> (8 * (8 - len))).to_le_bytes(), len);
+            self.raw(&eight_hex(low).to_le_bytes());
         }
-        at -= 1;
-        text[at] = b'"';
-        if let Some(text) = text[at..].first_chunk::<COOKIE_LEN>() {
-            self.padded(text, COOKIE_LEN - at);
-        }
+        self.raw(b"\"");
     }
 
     #[inline(always)]
@@ -337,27 +324,18 @@ impl Fields<'_> {
         match addr {
             None => self.null(),
             Some(SocketAddr::V4(a)) => {
-                let mut text = [b'"'; V4_LEN];
-                let mut end = 1;
-                for (n, octet) in a.ip().octets().into_iter().enumerate() {
-                    let (digits, len) = OCTETS[usize::from(octet)];
-                    // Three at once: what is too many is overwritten.
-                    text[end..end + 3].copy_from_slice(&digits);
-                    end += usize::from(len);
-                    text[end] = if n < 3 { b'.' } else { b':' };
-                    end += 1;
+                let (mut text, mut len) = (0, 0);
+                for octet in a.ip().octets() {
+                    let (digits, n) = OCTETS[usize::from(octet)];
+                    text |= u128::from(digits) << (8 * len);
+                    len += usize::from(n);
                 }
-                let ten_thousands = a.port() / 10_000;
-                let ([b, c], [d, e]) = (PAIRS[usize::from(a.port() / 100 % 100)], PAIRS[usize::from(a.port() % 100)]);
-                let port = [b'0' + ten_thousands as u8, b, c, d, e];
-                // Without the zeros in front.
-                let skip = port.iter().position(|d| *d != b'0').unwrap_or(4);
-                for digit in &port[skip..] {
-                    text[end] = *digit;
-                    end += 1;
-                }
-                text[end] = b'"';
-                self.padded(&text, end + 1);
+                self.raw(b"\"");
+                // The last dot gives way.
+                self.padded(&text.to_le_bytes(), len - 1);
+                self.raw(b":");
+                self.number(a.port().into());
+                self.raw(b"\"");
             }
             Some(a) => {
                 // Into memory: cannot fail.
@@ -372,10 +350,14 @@ impl Fields<'_> {
         self.raw(key);
         let Some(d) = d else { return self.null() };
         self.number(d.as_secs());
-        let text = nine(d.subsec_nanos());
-        let end = text.iter().rposition(|b| *b != b'0').unwrap_or(0);
         self.raw(b".");
-        self.padded(&text, end + 1);
+        let begin = self.out.len();
+        let nanos = d.subsec_nanos();
+        self.nine(nanos);
+        // Without the zeros at the end, but for the first digit.
+        let last = nanos % 100_000_000;
+        let zeros = if last == 0 { 8 } else { (eight(last) - 0x3030_3030_3030_3030).leading_zeros() as usize / 8 };
+        self.out.truncate(begin + 9 - zeros);
     }
 
     #[inline(always)]
@@ -427,7 +409,10 @@ mod tests {
     #[test]
     fn cookies_and_seconds_at_their_ends() {
         assert_eq!(written(|w| w.cookie(Some(SocketId(0)))), "\"0\"");
-        assert_eq!(written(|w| w.cookie(Some(SocketId(u64::MAX)))), "\"ffffffffffffffff\"");
+        for shift in 0..64 {
+            let n = u64::MAX >> shift ^ 0x1234_5678_9abc_def0 >> shift;
+            assert_eq!(written(|w| w.cookie(Some(SocketId(n)))), format!("\"{n:x}\""));
+        }
         let second = |d| written(|w| w.seconds(b"", Some(d)));
         assert_eq!(second(Duration::ZERO), "0.0");
         assert_eq!(second(Duration::from_nanos(1)), "0.000000001");
@@ -458,9 +443,14 @@ mod tests {
     }
 
     #[test]
-    fn nine_digits() {
+    fn digits_put_together_in_registers() {
+        for n in (0..100_000_000).step_by(997).chain([9_999, 10_000, 10_001, 99_999_999]) {
+            assert_eq!(std::str::from_utf8(&eight(n).to_le_bytes()).unwrap(), format!("{n:08}"));
+            let hex = n.wrapping_mul(0x9e37_79b9);
+            assert_eq!(std::str::from_utf8(&eight_hex(hex).to_le_bytes()).unwrap(), format!("{hex:08x}"));
+        }
         for n in [0, 1, 10_000, 99_999_999, 100_000_000, 123_456_789, 999_999_999] {
-            assert_eq!(std::str::from_utf8(&nine(n)).unwrap(), format!("{n:09}"));
+            assert_eq!(written(|w| w.nine(n)), format!("{n:09}"));
         }
     }
 

@@ -21,7 +21,7 @@ pub fn write(out: &mut Vec<u8>, event: &Event, seq: u64, recent: &mut Recent, wa
     }
     w.raw(recent.seq.text(seq));
     w.raw(b",\"time\":\"");
-    w.raw(recent.time(Time::new(wall, event.at)));
+    recent.time(&mut w, Time::new(wall, event.at));
     w.raw(b"\",\"socket\":");
     match &event.kind {
         EventKind::State(c) => {
@@ -86,7 +86,7 @@ pub fn socket(out: &mut Vec<u8>, d: &Described<'_>, at: Mono, seq: u64, recent: 
     w.raw(b"{\"type\":\"socket\",\"seq\":");
     w.raw(recent.seq.text(seq));
     w.raw(b",\"time\":\"");
-    w.raw(recent.time(Time::new(wall, at)));
+    recent.time(&mut w, Time::new(wall, at));
     w.raw(b"\",\"socket\":");
     w.cookie(Some(d.id));
     w.word(b",\"family\":", d.family.map(|f| super::Family::from(f).text()));
@@ -104,7 +104,7 @@ pub fn socket(out: &mut Vec<u8>, d: &Described<'_>, at: Mono, seq: u64, recent: 
         // In a storm most lines are of sockets of this very second.
         Some(opened) => {
             w.raw(b"\"");
-            w.raw(recent.time(Time::new(wall, opened)));
+            recent.time(&mut w, Time::new(wall, opened));
             w.raw(b"\"");
         }
         None => w.null(),

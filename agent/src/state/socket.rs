@@ -161,11 +161,64 @@ impl Socket {
         }
     }
 
-    /// Makes it the record of another socket, with the memory it has.
-    pub(super) fn begin(&mut self, id: SocketId, at: Mono) {
-        let mut history = std::mem::take(&mut self.history);
+    /// Makes it the record of another socket, with the memory it has: [`Self::new`] in place, for it is long to move.
+    pub(super) fn begin(&mut self, new_id: SocketId, at: Mono) {
+        let Self {
+            id,
+            family,
+            flow,
+            remote_name,
+            netns,
+            owners,
+            orphaned,
+            direction,
+            state,
+            state_since,
+            opened,
+            first_seen,
+            keepalive,
+            counters,
+            tcp,
+            tcp_at,
+            gives_up_at,
+            last_reset,
+            last_reset_at,
+            closed_at,
+            mptcp,
+            activity,
+            spark,
+            spark_slot,
+            history,
+            history_dropped,
+            revision,
+        } = self;
+        *id = new_id;
+        *family = None;
+        *flow = None;
+        *remote_name = None;
+        *netns = None;
+        *owners = Owners::default();
+        *orphaned = false;
+        *direction = None;
+        *state = None;
+        *state_since = None;
+        *opened = None;
+        *first_seen = at;
+        *keepalive = None;
+        *counters = Counters::default();
+        *tcp = TcpMetrics::default();
+        *tcp_at = None;
+        *gives_up_at = None;
+        *last_reset = None;
+        *last_reset_at = None;
+        *closed_at = None;
+        *mptcp = None;
+        *activity = Activity::default();
+        *spark = [0; 8];
+        *spark_slot = 0;
         history.clear();
-        *self = Self { history, ..Self::new(id, at) };
+        *history_dropped = 0;
+        *revision = 0;
     }
 
     /// Name if there is one, else address; with port. `?` before the remote end is known.
