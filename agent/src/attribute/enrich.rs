@@ -157,8 +157,8 @@ impl Attribution {
                 // The program may have changed (exec) since the last look.
                 p.rename(now);
                 k.owners = p.alone();
-                if let Some(netns) = p.netns.clone() {
-                    self.namespaces.enter(&netns, now);
+                if let Some(netns) = &p.netns {
+                    self.namespaces.enter(netns, now);
                 }
             }
             self.first_sight(k, now, out);

@@ -11,8 +11,8 @@ use crate::model::{Counters, Flow, Owner, SocketId, TcpDetail, TcpMetrics};
 /// namespace, what the kernel says of connections that fare alike. Their text is made once.
 #[derive(Debug)]
 pub struct Recent {
+    /// Where the second of `time` begins, in ns since 1970.
     second: i64,
-    /// Some time of that second.
     time: [u8; TIME_LEN],
     pub(super) seq: Counting,
     pub(super) flow: Piece<Flow>,
@@ -50,15 +50,16 @@ impl Recent {
     /// Appends the time, in RFC 3339 with nanoseconds.
     #[inline]
     pub(super) fn time(&mut self, out: &mut Fields<'_>, time: Time) {
-        let second = time.0.div_euclid(1_000_000_000);
-        if second != self.second {
-            self.second = second;
+        let mut nanos = time.0.wrapping_sub(self.second) as u64;
+        if nanos >= 1_000_000_000 {
+            self.second = time.0.div_euclid(1_000_000_000).wrapping_mul(1_000_000_000);
             self.time = time.format();
+            nanos = time.0.wrapping_sub(self.second) as u64;
         }
         if let Some(second) = self.time.first_chunk::<NANOS_AT>() {
             out.raw(second);
         }
-        out.nine(time.0.rem_euclid(1_000_000_000) as u32);
+        out.nine(nanos as u32);
         out.raw(b"Z");
     }
 }

@@ -250,6 +250,8 @@ impl Socket {
         self.closed_at.is_some()
     }
 
+    /// Inlined, so that what happened is written down where it stays.
+    #[inline(always)]
     pub(super) fn note(&mut self, at: Mono, what: Happening) {
         if self.history.len() == HISTORY_LEN {
             // Keep the first four: how the connection began explains the rest.

@@ -50,7 +50,7 @@ impl Causes {
             flow: Some(s.flow),
             remote_name: row.remote_name.clone(),
             netns: Some(row.netns),
-            owners: Some(row.owners.as_slice().into()),
+            owners: Some(row.owners.iter().cloned().collect()),
             direction: row.direction,
             state: Some(s.state),
             keepalive: row.keepalive,
