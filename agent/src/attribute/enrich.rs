@@ -14,15 +14,15 @@ use crate::model::{
 };
 
 impl Attribution {
-    /// Completes a live event and appends it to `out`, after what else became known through it (the socket's first
-    /// description). An event of a socket that belongs to no target is dropped: `false`.
-    pub fn enrich(&mut self, mut event: Event, out: &mut Vec<Event>) -> bool {
+    /// Completes a live event where it stands; what else became known through it (the socket's first description) is
+    /// appended to `before`, to be taken first. False: it belongs to no target, or what it says is in `before`.
+    pub fn enrich(&mut self, event: &mut Event, before: &mut Vec<Event>) -> bool {
         let now = event.at;
-        let ours = match &mut event.kind {
-            EventKind::State(c) => self.state_event(c, now, out),
-            EventKind::Retransmit(r) => self.retransmit_event(r, now, out),
-            EventKind::Reset(r) => self.reset_event(Arc::make_mut(r), now, out),
-            EventKind::Socket(u) => self.socket_event(u, now, out),
+        match &mut event.kind {
+            EventKind::State(c) => self.state_event(c, now, before),
+            EventKind::Retransmit(r) => self.retransmit_event(r, now, before),
+            EventKind::Reset(r) => self.reset_event(Arc::make_mut(r), now, before),
+            EventKind::Socket(u) => self.socket_event(u, now, before),
             EventKind::Sample(s) => {
                 let known = self.table.get_mut(s.socket);
                 if let Some(k) = known {
@@ -33,25 +33,19 @@ impl Attribution {
             }
             EventKind::Exit { pid } => {
                 let pid = *pid;
-                out.extend(self.exited(pid, now));
-                return true;
+                before.extend(self.exited(pid, now));
+                false
             }
             _ => true,
-        };
-        if !ours {
-            return false;
         }
-        let last = match &event.kind {
-            EventKind::State(c) if c.last => c.socket,
-            _ => None,
-        };
-        out.push(event);
-        if let Some(id) = last {
-            self.table.set_gone(id, now);
-            let update = SocketUpdate { id: Some(id), last: true, ..SocketUpdate::default() };
-            out.push(Event { at: now, kind: EventKind::Socket(Box::new(update)) });
-        }
-        true
+    }
+
+    /// What follows from a completed event, to be taken after it: the end of a socket of which it was the last.
+    pub fn follows(&mut self, event: &Event) -> Option<Event> {
+        let EventKind::State(StateChange { socket: Some(id), last: true, .. }) = event.kind else { return None };
+        self.table.set_gone(id, event.at);
+        let update = SocketUpdate { id: Some(id), last: true, ..SocketUpdate::default() };
+        Some(Event { at: event.at, kind: EventKind::Socket(Box::new(update)) })
     }
 
     /// The socket an event is about, looked for among the targets' descriptors if it is new. `None`: nobody's.

@@ -144,9 +144,9 @@ const NUMBER_LEN: usize = 20;
 fn eight(n: u32) -> u64 {
     // Two halves of four digits, then four of two, then eight of one; each division is a multiplication.
     let halves = u64::from(n / 10_000) | u64::from(n % 10_000) << 32;
-    let hundreds = (halves * 10_486 >> 20) & 0x7f_0000_007f;
+    let hundreds = ((halves * 10_486) >> 20) & 0x7f_0000_007f;
     let pairs = hundreds | (halves - 100 * hundreds) << 16;
-    let tens = (pairs * 103 >> 10) & 0xf_000f_000f_000f;
+    let tens = ((pairs * 103) >> 10) & 0xf_000f_000f_000f;
     (tens | (pairs - 10 * tens) << 8) + 0x3030_3030_3030_3030
 }
 

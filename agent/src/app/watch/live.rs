@@ -53,7 +53,7 @@ pub struct Live {
     /// Findings opened so far: the engine numbers them.
     opened: u64,
     over: bool,
-    /// Events as the source gave them, and completed; empty between calls.
+    /// Events of the source, and what becomes known through one of them; empty between calls.
     buffers: (Vec<Event>, Vec<Event>),
     /// Sockets that changed; memory that is used again.
     changed: Vec<SocketId>,
@@ -92,16 +92,16 @@ impl Live {
     }
 
     /// One event, complete: into the state, then to the outlets.
-    pub fn take(&mut self, event: Event, outlets: &mut Outlets) {
-        self.table.apply(&event);
-        outlets.event(&event, &self.table, &self.clock);
+    pub fn take(&mut self, event: &Event, outlets: &mut Outlets) {
+        self.table.apply(event);
+        outlets.event(event, &self.table, &self.clock);
         if let EventKind::Action(a) = &event.kind {
             self.attribution.reread_keepalive(a.socket);
         }
     }
 
     pub fn take_all(&mut self, events: Vec<Event>, outlets: &mut Outlets) {
-        for event in events {
+        for event in &events {
             self.take(event, outlets);
         }
         self.diagnose(outlets);
@@ -113,26 +113,38 @@ impl Live {
         let mut taken = 0;
         let mut looks = CLOSING_LOOKS;
         loop {
-            let (mut raw, mut complete) = std::mem::take(&mut self.buffers);
-            let n = feed.take(AT_ONCE, &mut raw);
+            let (mut events, mut before) = std::mem::take(&mut self.buffers);
+            let n = feed.take(AT_ONCE, &mut events);
             for fork in feed.forks() {
-                complete.extend(self.attribution.forked(fork.parent, fork.child, fork.at));
+                before.extend(self.attribution.forked(fork.parent, fork.child, fork.at));
             }
-            for event in raw.drain(..) {
-                self.attribution.enrich(event, &mut complete);
-            }
-            for event in complete.drain(..) {
-                let closing = closing(&event).filter(|_| looks > 0);
+            // Completed where they stand: moving each along costs a tenth of what it takes in all.
+            for event in &mut events {
+                let ours = self.attribution.enrich(event, &mut before);
+                for other in before.drain(..) {
+                    self.take(&other, outlets);
+                }
+                if !ours {
+                    continue;
+                }
                 self.take(event, outlets);
-                if let Some(id) = closing {
+                if let Some(end) = self.attribution.follows(event) {
+                    self.take(&end, outlets);
+                }
+                if let Some(id) = closing(event).filter(|_| looks > 0) {
                     // The idle time at which a server closes is only as exact as what is known of the last data.
                     looks -= 1;
                     if let Some(sample) = self.attribution.sample_closing(id, Mono::now()) {
-                        self.take(sample, outlets);
+                        self.take(&sample, outlets);
                     }
                 }
             }
-            self.buffers = (raw, complete);
+            // Of forks without any event.
+            for other in before.drain(..) {
+                self.take(&other, outlets);
+            }
+            events.clear();
+            self.buffers = (events, before);
             if self.table.changed() >= LOOK_AT {
                 self.look(outlets);
             }
@@ -158,7 +170,7 @@ impl Live {
         let found = self.attribution.refresh(now);
         self.introduce(feed);
         self.tell(feed);
-        for event in found {
+        for event in &found {
             self.take(event, outlets);
         }
         self.sample(feed, outlets);
@@ -173,7 +185,7 @@ impl Live {
     pub fn sample(&mut self, feed: &mut Feed, outlets: &mut Outlets) {
         let now = Mono::now();
         for event in self.attribution.sample(now) {
-            self.take(event, outlets);
+            self.take(&event, outlets);
         }
         self.count(now, false, feed, outlets);
     }
@@ -182,11 +194,11 @@ impl Live {
     fn count(&mut self, now: Mono, end: bool, feed: &mut Feed, outlets: &mut Outlets) {
         let lost = feed.lost();
         if lost.total() > 0 {
-            self.take(Event { at: now, kind: EventKind::Lost(lost) }, outlets);
+            self.take(&Event { at: now, kind: EventKind::Lost(lost) }, outlets);
         }
         for event in feed.sweep(end) {
             if self.is_news(&event) {
-                self.take(event, outlets);
+                self.take(&event, outlets);
             }
         }
         if let Some(t) = feed.totals() {
@@ -234,7 +246,7 @@ impl Live {
         let now = Mono::now();
         for limits in outlets.learner.take_news() {
             // Before the rules look: their advice counts on what is known.
-            self.take(Event { at: now, kind: EventKind::Limits(Box::new(limits)) }, outlets);
+            self.take(&Event { at: now, kind: EventKind::Limits(Box::new(limits)) }, outlets);
         }
         self.engine.look(now, &self.table, &changed);
         self.changed = changed;
@@ -246,7 +258,7 @@ impl Live {
         for finding in self.engine.tell(now, &self.table) {
             self.opened = self.opened.max(finding.id);
             let event = Event { at: now, kind: EventKind::Finding(Box::new(finding)) };
-            self.take(event, outlets);
+            self.take(&event, outlets);
         }
     }
 
@@ -270,7 +282,7 @@ impl Live {
         let mut totals = self.table.totals();
         totals.findings = self.opened;
         let end = End { reason: reason.into(), duration: now.since(self.started), totals };
-        self.take(Event { at: now, kind: EventKind::End(Box::new(end)) }, outlets);
+        self.take(&Event { at: now, kind: EventKind::End(Box::new(end)) }, outlets);
     }
 
     pub fn snapshot(&self) -> Snapshot {

@@ -65,7 +65,7 @@ async fn watch(mut config: WatchConfig) -> Result<u8> {
     let session = session(&config, &feed, &mut attribution, started);
     attribution.keep_diags(&diags);
     let mut live = Live::new(&config, attribution, diags, clock, started)?;
-    live.take(Event { at: started, kind: EventKind::Session(Box::new(session)) }, &mut outlets);
+    live.take(&Event { at: started, kind: EventKind::Session(Box::new(session)) }, &mut outlets);
     live.take_all(first, &mut outlets);
     live.sample(&mut feed, &mut outlets);
     outlets.flush();

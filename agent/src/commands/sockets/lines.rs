@@ -13,6 +13,8 @@ const PART: usize = 512 * 1024;
 const ROOM: usize = 4096;
 
 type Out = Box<dyn Write + Send>;
+/// Ends with what it was given: where it wrote, and the memory of the part.
+type Writing = JoinHandle<io::Result<(Out, Vec<u8>)>>;
 
 /// Collects lines and writes them in large parts, each on a thread of its own while the next lines are made: writing to
 /// a file takes as long as making half of them. A new thread goes to a processor that is idle, where one that is woken
@@ -21,7 +23,7 @@ pub struct Writer {
     buffer: Vec<u8>,
     /// Absent while a part is being written, and after an error.
     out: Option<Out>,
-    writing: Option<JoinHandle<io::Result<(Out, Vec<u8>)>>>,
+    writing: Option<Writing>,
     seq: u64,
     clock: WallClock,
     recent: Recent,

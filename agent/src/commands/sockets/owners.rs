@@ -207,7 +207,9 @@ mod tests {
             let mut sorted = Sorted::default();
             sorted.all.extend(keys.iter().enumerate().map(|(n, key)| Held { key: *key, process: 0, fd: n as i32 }));
             sorted.sort();
-            for key in keys.iter().flat_map(|k| [k.wrapping_sub(1), *k, k.wrapping_add(1)]).chain([0, u64::MAX, 1 << 40]) {
+            for key in
+                keys.iter().flat_map(|k| [k.wrapping_sub(1), *k, k.wrapping_add(1)]).chain([0, u64::MAX, 1 << 40])
+            {
                 let found = sorted.find(key);
                 assert_eq!(found.len(), keys.iter().filter(|k| **k == key).count(), "{key} in {keys:?}");
                 assert!(found.iter().all(|h| h.key == key));
