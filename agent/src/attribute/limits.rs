@@ -22,7 +22,8 @@ impl Limits {
         let mut out = Vec::new();
         if self.hidden > 0 {
             out.push(format!(
-                "{} not visible (another user's, or /proc is mounted with hidepid); run with sudo",
+                "{} not visible (another user's, with capabilities that the agent lacks, or /proc is mounted with \
+                 hidepid); run with sudo, outside a container",
                 count(self.hidden, "process is", "processes are")
             ));
         }
@@ -31,7 +32,8 @@ impl Limits {
         }
         if self.no_netns > 0 && self.hidden == 0 {
             out.push(format!(
-                "the network namespace of {} cannot be read; run with sudo or grant CAP_SYS_PTRACE",
+                "the network namespace of {} cannot be read; run with sudo or grant CAP_SYS_PTRACE (outside a container, \
+                 where the process has capabilities that the agent lacks)",
                 count(self.no_netns, "process", "processes")
             ));
         }
@@ -72,7 +74,8 @@ mod tests {
         assert_eq!(
             l.sentences(),
             [
-                "2 processes are not visible (another user's, or /proc is mounted with hidepid); run with sudo",
+                "2 processes are not visible (another user's, with capabilities that the agent lacks, or /proc is mounted \
+                 with hidepid); run with sudo, outside a container",
                 "keepalive of 1 process cannot be read: not permitted (another user's process, or \
                  kernel.yama.ptrace_scope); run with sudo or grant CAP_SYS_PTRACE",
                 "cannot enter network namespace 7: Operation not permitted; run with sudo or grant CAP_SYS_ADMIN; start \
