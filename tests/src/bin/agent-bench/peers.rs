@@ -10,12 +10,24 @@ pub fn find(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).chain(also).map(|d| d.join(program)).find(|p| p.is_file())
 }
 
-/// Every RST received and sent and every change of state, printed: what the agent's lines tell, in bpftrace's words.
+/// Every RST received and sent and every change of state, in few words: ports and one address.
 const EVENTS: &str = r#"
 tracepoint:tcp:tcp_receive_reset { printf("reset received %d %d %s\n", args->sport, args->dport, ntop(args->daddr)) }
 tracepoint:tcp:tcp_send_reset { printf("reset sent %d %p\n", pid, args->skaddr) }
 tracepoint:sock:inet_sock_set_state {
     printf("state %d %d %d %d %s\n", args->sport, args->dport, args->oldstate, args->newstate, ntop(args->daddr))
+}
+"#;
+/// The same with what the agent's lines tell of them too: when, which socket, both its ends, whose it is.
+const FACTS: &str = r#"
+tracepoint:tcp:tcp_receive_reset {
+    printf("reset received %llu %p %s:%d %s:%d\n", nsecs, args->skaddr,
+        ntop(args->saddr), args->sport, ntop(args->daddr), args->dport)
+}
+tracepoint:tcp:tcp_send_reset { printf("reset sent %llu %d %p %d\n", nsecs, pid, args->skaddr, args->state) }
+tracepoint:sock:inet_sock_set_state {
+    printf("state %llu %p %d %s:%d %s:%d %d %d\n", nsecs, args->skaddr, pid,
+        ntop(args->saddr), args->sport, ntop(args->daddr), args->dport, args->oldstate, args->newstate)
 }
 "#;
 /// Without the changes of state.
@@ -48,6 +60,10 @@ fn bpftrace(program: &str) -> Option<Vec<OsString>> {
 
 pub fn bpftrace_events() -> Option<Vec<OsString>> {
     bpftrace(EVENTS)
+}
+
+pub fn bpftrace_facts() -> Option<Vec<OsString>> {
+    bpftrace(FACTS)
 }
 
 pub fn bpftrace_resets() -> Option<Vec<OsString>> {
