@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
@@ -11,12 +12,13 @@ use rustix::io::Errno;
 
 use super::dump::{self, Dumped, Namespace};
 use super::owners::Owners;
+use super::packed::Packed;
 use super::scan::{self, Found};
 use super::walk::{self, Walked};
 use crate::attribute::limits::{Limits, getfd_refused};
 use crate::attribute::procfs;
 use crate::attribute::{Known, Names, TargetSpec, targets};
-use crate::model::{Direction, Keepalive, Mono, Owner, TcpState};
+use crate::model::{Direction, Keepalive, Mono, Owner, SocketId, TcpState};
 use crate::source::diag::{Diag, DiagSocket, NetNs, Query, States, destination_filter};
 
 /// One socket with all that is known of it at this moment.
@@ -61,6 +63,8 @@ pub struct Collector {
     limits: Limits,
     notes: Vec<String>,
     malformed: u64,
+    /// What the forecast of a row asks of its socket, used again.
+    forecast: Known,
 }
 
 impl Collector {
@@ -80,6 +84,7 @@ impl Collector {
             limits: Limits::default(),
             notes: Vec::new(),
             malformed: 0,
+            forecast: Known::new(SocketId(0)),
         };
         if this.all
             && let Ok(own) = NetNs::own()
@@ -220,7 +225,7 @@ impl Collector {
             self.await_owners(wanted);
             let mut namespace = Namespace::default();
             // Memory that is used again.
-            let mut owners = Vec::new();
+            let (mut owners, mut places) = (Vec::new(), Vec::new());
             let written = received.iter().try_for_each(|dumped| match dumped {
                 Dumped::Namespace(next) => {
                     namespace = next;
@@ -230,15 +235,19 @@ impl Collector {
                     self.limits.closed_namespaces.push(why);
                     Ok(())
                 }
-                Dumped::Sockets(part) => part.iter().try_for_each(|packed| {
-                    let Some(row) = self.row(packed.into(), &namespace, std::mem::take(&mut owners)) else {
-                        return Ok(());
-                    };
-                    let result = each(&row);
-                    owners = row.owners;
-                    owners.clear();
-                    result
-                }),
+                Dumped::Sockets(part) => {
+                    self.owners.places(part.iter().map(Packed::id), &mut places);
+                    part.iter().zip(places.drain(..)).try_for_each(|(packed, place)| {
+                        let memory = std::mem::take(&mut owners);
+                        let Some(row) = self.row(packed.into(), place, &namespace, memory) else {
+                            return Ok(());
+                        };
+                        let result = each(&row);
+                        owners = row.owners;
+                        owners.clear();
+                        result
+                    })
+                }
             });
             drop(received);
             (dump.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), written)
@@ -247,8 +256,15 @@ impl Collector {
         written
     }
 
-    fn row(&mut self, socket: DiagSocket, namespace: &Namespace, mut owners: Vec<Owner>) -> Option<Row> {
-        let held = self.owners.of(&socket);
+    /// `place` is where its holders are, `owners` memory to use.
+    fn row(
+        &mut self,
+        socket: DiagSocket,
+        place: Range<usize>,
+        namespace: &Namespace,
+        mut owners: Vec<Owner>,
+    ) -> Option<Row> {
+        let held = self.owners.of(&socket, place);
         if held.is_empty() && !self.all {
             return None;
         }
@@ -267,10 +283,10 @@ impl Collector {
                 Direction::Outgoing
             }
         });
-        let mut known = Known::new(socket.id);
-        known.keepalive = keepalive;
-        known.orphan = socket.is_orphan();
-        let gives_up_in = known.gives_up_in(socket.state, &socket.tcp, &namespace.sysctls, self.now);
+        self.forecast.keepalive = keepalive;
+        self.forecast.orphan = socket.is_orphan();
+        self.forecast.first_rto = None;
+        let gives_up_in = self.forecast.gives_up_in(socket.state, &socket.tcp, &namespace.sysctls, self.now);
         let remote_name = self.names.name_of(socket.flow.remote);
         Some(Row { socket, netns: namespace.inode, owners, direction, keepalive, remote_name, gives_up_in })
     }

@@ -5,6 +5,8 @@ use std::collections::HashSet;
 use std::io;
 use std::sync::mpsc::{Receiver, SyncSender};
 
+use foldhash::fast::RandomState;
+
 use super::packed::Packed;
 use crate::attribute::sysctl::{self, Sysctls};
 use crate::model::TcpState;
@@ -27,7 +29,7 @@ pub struct Namespace {
     pub inode: u32,
     pub sysctls: Sysctls,
     /// Ports that something listens on.
-    pub listening: HashSet<u16>,
+    pub listening: HashSet<u16, RandomState>,
 }
 
 /// Sends all sockets of the namespaces that come that pass `filter` (from `destination_filter`); returns how many
@@ -45,7 +47,7 @@ pub fn dump(namespaces: Receiver<NetNs>, filter: &[u8], to: SyncSender<Dumped>) 
         };
         let sysctls =
             sysctl::Files::open(&netns, &sysctl::FORECAST).map(|f| Sysctls::from_map(&f.read())).unwrap_or_default();
-        let mut listening = HashSet::new();
+        let mut listening = HashSet::default();
         let listeners = Query { states: States::of(&[TcpState::Listen]), info: false, filter: &[] };
         diag.dump(&listeners, |s| listening.extend([s.flow.local.port()]))?;
         let _ = to.send(Dumped::Namespace(Namespace { inode: netns.inode(), sysctls, listening }));

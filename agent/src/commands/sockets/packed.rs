@@ -31,6 +31,12 @@ pub struct Packed {
     mptcp: bool,
 }
 
+impl Packed {
+    pub fn id(&self) -> SocketId {
+        SocketId(self.id)
+    }
+}
+
 impl From<&DiagSocket> for Packed {
     fn from(s: &DiagSocket) -> Self {
         let t = &s.tcp;

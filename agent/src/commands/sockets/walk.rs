@@ -44,7 +44,7 @@ fn open_files() -> Option<u64> {
 fn walk() -> Result<Walked> {
     let mut iterators = Iterators::load_lists()?;
     let mut w = Walked { owners: Owners::default(), mptcp: BTreeSet::new(), namespaces: BTreeMap::new() };
-    let mut nameless = false;
+    let (mut nameless, mut namespace) = (false, None);
     iterators.each_owner(|row| {
         if row.protocol == IPPROTO_MPTCP {
             w.mptcp.insert(row.tgid);
@@ -57,7 +57,11 @@ fn walk() -> Result<Walked> {
             w.owners.process(row.tgid, sanitize(&row.comm[..end]).into());
         }
         w.owners.add_cookie(row.cookie, fd);
-        w.namespaces.entry(row.netns).or_insert(row.cookie);
+        // Most are of the same as the one before.
+        if namespace != Some(row.netns) {
+            namespace = Some(row.netns);
+            w.namespaces.entry(row.netns).or_insert(row.cookie);
+        }
     })?;
     if nameless {
         bail!("this kernel's iterators make no cookies");
