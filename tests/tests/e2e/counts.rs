@@ -68,11 +68,19 @@ fn a_storm_is_counted_exactly() {
         let run = agent.stop();
         // A closed port answers without a socket: old kernels do not show that.
         let sent = if kernel::shows_resets_without_socket() { truth } else { 0 };
-        assert_eq!(run.total("resets_sent"), sent, "{backend}");
-        assert_eq!(run.total("resets_received"), each, "{backend}");
+        let lost = run.total("lost");
+        // A classic tracepoint's program is skipped where its processor is in another one (that of a test beside this
+        // one); the kernel counts such, and the agent shows them as lost.
+        let skipped = if backend == "tracepoint" { lost } else { 0 };
+        for (figure, truth) in [("resets_sent", sent), ("resets_received", each)] {
+            let counted = run.total(figure);
+            assert!(
+                counted <= truth && counted + skipped >= truth,
+                "{backend}: {figure} {counted} of {truth}, {lost} lost"
+            );
+        }
         // What the ring had no room for is said, and adds up.
         let lines = run.all(&json!({"type": "reset"})).len() as i64;
-        let lost = run.total("lost");
         assert!(lines + lost >= each + sent, "{backend}: {lines} lines and {lost} lost of {} resets", each + sent);
         if sent > 0 {
             run.one(&json!({"type": "reset", "direction": "sent", "socket": null_or_absent()}));
