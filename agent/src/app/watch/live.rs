@@ -118,7 +118,7 @@ impl Live {
             for fork in feed.forks() {
                 before.extend(self.attribution.forked(fork.parent, fork.child, fork.at));
             }
-            // Completed where they stand: moving each along costs a tenth of what it takes in all.
+            // Completed where they stand; what becomes known through one comes before it.
             for event in &mut events {
                 let ours = self.attribution.enrich(event, &mut before);
                 for other in before.drain(..) {
