@@ -118,7 +118,7 @@ pub fn cpu_per_line() -> Result<Vec<Row>> {
     let ns = Ns::new("bench")?;
     let storm = Workload::start(&ns);
     let ours = agent(&["watch", "--no-tui", "--all", "--dst", "127.0.0.1"]);
-    // With what our lines tell of an event, which is judged, and in few words.
+    // With what our lines tell of an event, and in few words: the goal is held to the cheaper one.
     let (peer, brief) = (peers::bpftrace_facts(), peers::bpftrace_events());
     let mut rows = Vec::new();
     for (events, rate, figures) in PRINTED {
@@ -155,7 +155,7 @@ pub fn cpu_per_line() -> Result<Vec<Row>> {
             None => a.text("µs", 2),
         };
         let ([user, whole], goal) = (figures, "≤ 0.2 x bpftrace's printf");
-        let met = peer.as_ref().map(|_| a.user.ratio_to(&b.user) <= 0.2);
+        let met = brief.as_ref().map(|_| a.user.ratio_to(&c.user) <= 0.2);
         rows.push(Row { figure: user, measured: text(&a.user, &b.user, &c.user), goal, met });
         rows.push(Row { figure: whole, measured: text(&a.whole, &b.whole, &c.whole), goal: "-", met: None });
     }
