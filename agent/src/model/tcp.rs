@@ -193,3 +193,57 @@ pub struct TcpMetrics {
     /// Milliseconds until that timer fires.
     pub timer_ms: Option<u32>,
 }
+
+impl TcpMetrics {
+    /// Whether nothing is known. Of each connection at first sight: without a branch per field.
+    pub fn is_empty(&self) -> bool {
+        let Self {
+            rtt,
+            rto,
+            backoff,
+            retransmits,
+            probes,
+            unacked_segments,
+            unacked_bytes,
+            send_queue_bytes,
+            receive_queue_bytes,
+            last_sent_ms,
+            last_received_ms,
+            last_ack_ms,
+            bytes_sent,
+            bytes_received,
+            bytes_acked,
+            data_segments_sent,
+            data_segments_received,
+            total_retransmits,
+            send_mss,
+            send_window_bytes,
+            congestion_window,
+            timer,
+            timer_ms,
+        } = self;
+        rtt.is_none()
+            & rto.is_none()
+            & backoff.is_none()
+            & retransmits.is_none()
+            & probes.is_none()
+            & unacked_segments.is_none()
+            & unacked_bytes.is_none()
+            & send_queue_bytes.is_none()
+            & receive_queue_bytes.is_none()
+            & last_sent_ms.is_none()
+            & last_received_ms.is_none()
+            & last_ack_ms.is_none()
+            & bytes_sent.is_none()
+            & bytes_received.is_none()
+            & bytes_acked.is_none()
+            & data_segments_sent.is_none()
+            & data_segments_received.is_none()
+            & total_retransmits.is_none()
+            & send_mss.is_none()
+            & send_window_bytes.is_none()
+            & congestion_window.is_none()
+            & timer.is_none()
+            & timer_ms.is_none()
+    }
+}

@@ -2,10 +2,12 @@
 //! hand. A test holds them to what the general serialiser writes.
 
 use super::described::Described;
-use super::fields::{Fields, Recent, micros, millis};
+use super::fields::{Fields, micros, millis};
+use super::recent::Recent;
 use super::wire::Time;
 use crate::model::{
-    Counters, Event, EventKind, Flow, Keepalive, Mono, Owner, PacketFacts, TcpDetail, TcpMetrics, WallClock,
+    Counters, Event, EventKind, Flow, Keepalive, Mono, Owner, PacketFacts, ResetDirection, TcpDetail, TcpMetrics,
+    TcpState, WallClock,
 };
 
 /// Appends the line of `event`, without a line break. False, with nothing written, for the kinds that are rare.
@@ -19,55 +21,57 @@ pub fn write(out: &mut Vec<u8>, event: &Event, seq: u64, recent: &mut Recent, wa
         EventKind::Sample(_) => w.raw(b"{\"type\":\"sample\",\"seq\":"),
         _ => return false,
     }
-    w.raw(recent.seq.text(seq));
-    w.raw(b",\"time\":\"");
-    recent.time(&mut w, Time::new(wall, event.at));
-    w.raw(b"\",\"socket\":");
+    let time = Time::new(wall, event.at);
     match &event.kind {
         EventKind::State(c) => {
-            w.cookie(c.socket);
-            w.word(b",\"from\":", Some(c.from.name()));
-            w.word(b",\"to\":", Some(c.to.name()));
-            w.int(b",\"pid\":", c.pid);
+            recent.begin(&mut w, seq, time, c.socket);
+            let change = &mut recent.changes[usize::from(c.to != TcpState::Close)];
+            change.put(&mut w, &(c.from, c.to, c.pid), |(from, to, pid), w| {
+                w.word(b",\"from\":\"", Some(from.name()));
+                w.word(b",\"to\":\"", Some(to.name()));
+                w.int(b",\"pid\":", *pid);
+            });
             w.flow(c.flow, recent);
             w.netns(c.netns, recent);
         }
         EventKind::Retransmit(r) => {
-            w.cookie(r.socket);
+            recent.begin(&mut w, seq, time, r.socket);
             w.int(b",\"pid\":", r.pid);
             w.flow(r.flow, recent);
             w.netns(r.netns, recent);
-            w.word(b",\"state\":", r.state.map(|s| s.name()));
-            w.word(b",\"kind\":", Some(super::RetransmitKind::from(r.how).text()));
+            w.word(b",\"state\":\"", r.state.map(|s| s.name()));
+            w.word(b",\"kind\":\"", Some(super::RetransmitKind::from(r.how).text()));
             w.int(b",\"backoff\":", r.detail.backoff);
             w.seconds(b",\"gives_up_in_s\":", r.gives_up_in);
             w.int(b",\"segments\":", Some(r.segments));
             w.detail(&r.detail, recent);
         }
         EventKind::Reset(r) => {
-            w.cookie(r.socket);
+            recent.begin(&mut w, seq, time, r.socket);
             w.int(b",\"pid\":", r.pid);
             w.flow(r.flow, recent);
             w.netns(r.netns, recent);
-            w.word(b",\"direction\":", Some(super::ResetDirection::from(r.direction).text()));
-            w.word(b",\"origin\":", Some(super::ResetOrigin::from(r.origin).text()));
-            w.word(b",\"state\":", r.state.map(|s| s.name()));
+            let whose = &mut recent.resets[usize::from(r.direction != ResetDirection::Received)];
+            whose.put(&mut w, &(r.direction, r.origin, r.state), |(direction, origin, state), w| {
+                w.word(b",\"direction\":\"", Some(super::ResetDirection::from(*direction).text()));
+                w.word(b",\"origin\":\"", Some(super::ResetOrigin::from(*origin).text()));
+                w.word(b",\"state\":\"", state.map(|s| s.name()));
+            });
             w.seconds(b",\"idle_before_s\":", r.idle_before);
-            w.raw(b",\"kernel_reason\":");
             match r.kernel_reason.as_deref() {
-                Some(reason) => recent.reason.put(&mut w, reason, |r, w| w.text(b"", Some(r))),
-                None => w.null(),
+                Some(reason) => recent.reason.put(&mut w, reason, |r, w| w.text(REASON, Some(r))),
+                None => w.word(REASON, None),
             }
-            w.packet(&r.packet);
+            w.packet(&r.packet, recent);
             if !r.origin_why.is_empty() {
-                recent.why.put(&mut w, &r.origin_why, |why, w| w.text(b",\"origin_why\":", Some(why)));
+                recent.why.put(&mut w, &r.origin_why, |why, w| w.text(b",\"origin_why\":\"", Some(why)));
             }
             w.detail(&r.detail, recent);
         }
         EventKind::Sample(s) => {
-            w.cookie(Some(s.socket));
-            w.word(b",\"state\":", Some(s.state.name()));
-            w.metrics(&s.tcp, recent);
+            recent.begin(&mut w, seq, time, Some(s.socket));
+            w.word(b",\"state\":\"", Some(s.state.name()));
+            w.metrics(Some(&s.tcp), recent);
             w.seconds(b",\"gives_up_in_s\":", s.gives_up_in);
         }
         _ => {}
@@ -75,6 +79,8 @@ pub fn write(out: &mut Vec<u8>, event: &Event, seq: u64, recent: &mut Recent, wa
     w.raw(b"}");
     true
 }
+
+const REASON: &[u8] = b",\"kernel_reason\":\"";
 
 /// More than most lines take: their pieces then find their room at once.
 const ROOM: usize = 1_024;
@@ -84,40 +90,38 @@ pub fn socket(out: &mut Vec<u8>, d: &Described<'_>, at: Mono, seq: u64, recent: 
     out.reserve(ROOM);
     let mut w = Fields { out };
     w.raw(b"{\"type\":\"socket\",\"seq\":");
-    w.raw(recent.seq.text(seq));
-    w.raw(b",\"time\":\"");
-    recent.time(&mut w, Time::new(wall, at));
-    w.raw(b"\",\"socket\":");
-    w.cookie(Some(d.id));
-    w.word(b",\"family\":", d.family.map(|f| super::Family::from(f).text()));
+    recent.begin(&mut w, seq, Time::new(wall, at), Some(d.id));
+    w.word(b",\"family\":\"", d.family.map(|f| super::Family::from(f).text()));
     match (d.local, d.remote) {
         (Some(local), Some(remote)) => w.flow(Some(Flow { local, remote }), recent),
         (local, remote) => w.ends(local, remote),
     }
-    w.text(b",\"remote_name\":", d.remote_name);
+    w.text(b",\"remote_name\":\"", d.remote_name);
     w.netns(d.netns, recent);
     recent.owners.put(&mut w, d.owners, |o, w| w.owners(o));
-    w.word(b",\"direction\":", d.direction.map(|d| super::Direction::from(d).text()));
-    w.word(b",\"state\":", d.state.map(|s| s.name()));
-    w.raw(b",\"opened\":");
+    w.word(b",\"direction\":\"", d.direction.map(|d| super::Direction::from(d).text()));
+    w.word(b",\"state\":\"", d.state.map(|s| s.name()));
     match d.opened {
-        // In a storm most lines are of sockets of this very second.
-        Some(opened) => {
-            w.raw(b"\"");
-            recent.time(&mut w, Time::new(wall, opened));
-            w.raw(b"\"");
-        }
-        None => w.null(),
+        Some(opened) => recent.time(&mut w, b",\"opened\":", Time::new(wall, opened)),
+        None => w.raw(b",\"opened\":null"),
     }
     w.seconds(b",\"idle_s\":", d.idle);
     w.keepalive(d.keepalive);
     w.counters(&d.counters, recent);
-    w.metrics(&d.tcp, recent);
-    w.seconds(b",\"gives_up_in_s\":", d.gives_up_in);
-    w.flag(b",\"mptcp\":", d.mptcp);
-    w.flag(b",\"orphaned\":", Some(d.orphaned));
-    w.flag(b",\"destroyed\":", Some(d.destroyed));
-    w.raw(b"}");
+    w.metrics(d.tcp, recent);
+    match (d.gives_up_in, d.mptcp, d.orphaned, d.destroyed) {
+        // As most end.
+        (None, Some(false), false, false) => {
+            w.raw(b",\"gives_up_in_s\":null,\"mptcp\":false,\"orphaned\":false,\"destroyed\":false}");
+        }
+        _ => {
+            w.seconds(b",\"gives_up_in_s\":", d.gives_up_in);
+            w.flag(b",\"mptcp\":", d.mptcp);
+            w.flag(b",\"orphaned\":", Some(d.orphaned));
+            w.flag(b",\"destroyed\":", Some(d.destroyed));
+            w.raw(b"}");
+        }
+    }
 }
 
 impl Fields<'_> {
@@ -125,7 +129,7 @@ impl Fields<'_> {
         self.raw(b",\"owners\":[");
         for (n, o) in owners.iter().enumerate() {
             self.int(if n == 0 { b"{\"pid\":" } else { b",{\"pid\":" }, Some(o.pid));
-            self.text(b",\"comm\":", Some(&o.comm));
+            self.text(b",\"comm\":\"", Some(&o.comm));
             self.raw(b",\"fd\":");
             match o.fd.map(u64::try_from) {
                 Some(Ok(fd)) => self.number(fd),
@@ -134,9 +138,9 @@ impl Fields<'_> {
             }
             let program = o.program.as_deref().unwrap_or_default();
             for (n, part) in program.iter().enumerate() {
-                let key: &[u8] = if n == 0 { b",\"program\":[{\"name\":" } else { b",{\"name\":" };
+                let key: &[u8] = if n == 0 { b",\"program\":[{\"name\":\"" } else { b",{\"name\":\"" };
                 self.text(key, Some(&part.name));
-                self.text(b",\"version\":", Some(&part.version));
+                self.text(b",\"version\":\"", Some(&part.version));
                 self.raw(b"}");
             }
             self.raw(if program.is_empty() { b"}" } else { b"]}" });
@@ -145,14 +149,13 @@ impl Fields<'_> {
     }
 
     fn keepalive(&mut self, k: Option<Keepalive>) {
-        self.raw(b",\"keepalive\":");
-        let Some(k) = k else { return self.null() };
-        self.flag(b"{\"enabled\":", Some(k.enabled));
+        let Some(k) = k else { return self.raw(b",\"keepalive\":null") };
+        self.flag(b",\"keepalive\":{\"enabled\":", Some(k.enabled));
         self.int(b",\"idle_s\":", Some(k.idle_s));
         self.int(b",\"interval_s\":", Some(k.interval_s));
         self.int(b",\"count\":", Some(k.count));
         self.int(b",\"user_timeout_ms\":", Some(k.user_timeout_ms));
-        self.word(b",\"set_by\":", k.set_by.map(|s| super::SetBy::from(s).text()));
+        self.word(b",\"set_by\":\"", k.set_by.map(|s| super::SetBy::from(s).text()));
         self.raw(b"}");
     }
 
@@ -178,7 +181,15 @@ impl Fields<'_> {
         self.raw(b"}");
     }
 
-    fn packet(&mut self, p: &PacketFacts) {
+    fn packet(&mut self, p: &PacketFacts, recent: &mut Recent) {
+        if *p == PacketFacts::default() {
+            // One that this host sent.
+            return self.raw(b",\"packet\":{\"ttl\":null,\"flow_ttl\":null,\"ip_id\":null,\"seq_expected\":null}");
+        }
+        recent.packet.put(self, p, |p, w| w.seen(p));
+    }
+
+    fn seen(&mut self, p: &PacketFacts) {
         self.int(b",\"packet\":{\"ttl\":", p.ttl);
         self.int(b",\"flow_ttl\":", p.flow_ttl);
         self.int(b",\"ip_id\":", p.ip_id);
@@ -193,7 +204,7 @@ impl Fields<'_> {
     }
 
     fn detail(&mut self, d: &TcpDetail, recent: &mut Recent) {
-        if *d == TcpDetail::default() {
+        if d.is_empty() {
             return self.raw(b",\"tcp\":null");
         }
         recent.detail.put(self, d, |d, w| w.told(d));
@@ -227,14 +238,14 @@ impl Fields<'_> {
         self.raw(b"}");
     }
 
-    fn metrics(&mut self, t: &TcpMetrics, recent: &mut Recent) {
-        if *t == TcpMetrics::default() {
+    fn metrics(&mut self, t: Option<&TcpMetrics>, recent: &mut Recent) {
+        let Some(t) = t.filter(|t| !t.is_empty()) else {
             return self.raw(
                 b",\"tcp\":{\"rtt_us\":null,\"rto_us\":null,\"backoff\":null,\"unacked_bytes\":null,\
                   \"send_queue_bytes\":null,\"last_sent_ms\":null,\"last_received_ms\":null,\"bytes_sent\":null,\
                   \"bytes_received\":null}",
             );
-        }
+        };
         recent.metrics.put(self, t, |t, w| w.measured(t));
     }
 
@@ -311,6 +322,7 @@ mod tests {
             let half = Some(Duration::from_millis(12_600));
             let hostile = [Owner { pid: 1, comm: "\"\\\u{1b}[2J".into(), fd: Some(0), program: None }];
             let counters = Counters { retransmits: 12, resets_sent: 1, ..Counters::default() };
+            let metrics = samples::metrics();
             let bare = Described {
                 family: None,
                 local: None,
@@ -326,7 +338,7 @@ mod tests {
                 ..plain.clone()
             };
             let all = [
-                Described { tcp: samples::metrics(), idle: half, gives_up_in: half, ..plain.clone() },
+                Described { tcp: Some(&metrics), idle: half, gives_up_in: half, ..plain.clone() },
                 Described { orphaned: true, destroyed: true, counters, ..plain.clone() },
                 Described { owners: &hostile, opened: Some(Mono(5)), ..plain.clone() },
                 bare,

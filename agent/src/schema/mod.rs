@@ -5,11 +5,13 @@
 //! state and findings as the run it was made from.
 
 mod described;
+mod digits;
 mod fields;
 pub mod hot;
 mod lines;
 mod parts;
 mod read;
+mod recent;
 #[cfg(test)]
 pub(crate) mod samples;
 #[cfg(test)]
@@ -18,10 +20,10 @@ mod wire;
 mod write;
 
 pub use described::Described;
-pub use fields::Recent;
 pub use lines::*;
 pub use parts::*;
 pub use read::ReadError;
+pub use recent::Recent;
 pub use wire::*;
 pub use write::LineContext;
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -18,7 +18,7 @@ use super::parts::{
 use super::wire::{Addr, Cookie, TcpState};
 use crate::model::{
     ActionRecord, Code, Component, Counters, End, Event, EventKind, Evidence, Finding, Flow, Hook, IdleFigure,
-    IdleLimits, Keepalive, Lost, Mono, OptionValues, Owner, PacketFacts, Reset, Retransmit, Sample, Session,
+    IdleLimits, Keepalive, Lost, Mono, OptionValues, Owner, PacketFacts, Reset, Retransmit, Sample, Session, Shared,
     SocketUpdate, StateChange, Targets, TcpDetail, TcpMetrics, Totals, WallClock, sanitize,
 };
 
@@ -93,7 +93,7 @@ impl<'a> Line<'a> {
             Self::Socket(l) => EventKind::Socket(Box::new(socket(l, clock))),
             Self::State(l) => EventKind::State(state(l).ok_or_else(|| unknown("state"))?),
             Self::Retransmit(l) => EventKind::Retransmit(Box::new(retransmit(l))),
-            Self::Reset(l) => EventKind::Reset(Arc::new(reset(l).ok_or_else(|| unknown("direction"))?)),
+            Self::Reset(l) => EventKind::Reset(Shared::new(reset(l).ok_or_else(|| unknown("direction"))?)),
             Self::Sample(l) => EventKind::Sample(Box::new(Sample {
                 socket: l.socket.0,
                 state: l.state.model().ok_or_else(|| unknown("state"))?,
@@ -189,7 +189,6 @@ fn socket(l: &SocketLine<'_>, clock: &WallClock) -> SocketUpdate {
         counters: Some(counters(l.counters)),
         mptcp: l.mptcp,
         destroyed: l.destroyed,
-        last: false,
     }
 }
 

@@ -197,7 +197,6 @@ pub(crate) fn socket_update() -> SocketUpdate {
         counters: Some(Counters { retransmits: 1, rto: 1, ..Counters::default() }),
         mptcp: Some(false),
         destroyed: false,
-        last: false,
     }
 }
 

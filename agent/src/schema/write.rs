@@ -218,7 +218,7 @@ fn millis(d: std::time::Duration) -> u64 {
 impl DetailPart {
     /// `None` where nothing is known: the line then says `null` once.
     pub fn new(d: &TcpDetail) -> Option<Self> {
-        (*d != TcpDetail::default()).then(|| Self {
+        (!d.is_empty()).then(|| Self {
             rtt_us: d.rtt.map(micros),
             rto_us: d.rto.map(micros),
             backoff: d.backoff,

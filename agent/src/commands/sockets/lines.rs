@@ -115,7 +115,7 @@ fn described(row: &Row) -> Described<'_> {
         idle: row.idle(),
         keepalive: row.keepalive,
         counters: Counters::default(),
-        tcp: s.tcp,
+        tcp: Some(&s.tcp),
         gives_up_in: row.gives_up_in,
         mptcp: Some(s.mptcp),
         orphaned: s.is_orphan(),
