@@ -91,8 +91,9 @@ fn whole_record(input: &mut Vec<u8>, random: &mut Random) {
 
 fn record(converter: &Converter, input: &[u8]) -> bool {
     let Ok(decoded) = decode(input) else { return false };
+    let (mut events, mut forks) = (Vec::new(), Vec::new());
     for socket in [None, Some(SocketId(7))] {
-        converter.convert(&decoded, socket);
+        converter.convert(&decoded, socket, &mut events, &mut forks);
     }
     true
 }

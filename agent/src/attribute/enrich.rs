@@ -1,6 +1,5 @@
 //! Live events get what the kernel could not know at that moment: owners, names, the forecast, who made a RST.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::Attribution;
@@ -9,8 +8,8 @@ use super::known::Known;
 use super::origin::{self, Facts};
 use super::sysctl::Sysctls;
 use crate::model::{
-    Direction, Event, EventKind, Flow, Mono, Reset, ResetDirection, ResetOrigin, Retransmit, RetransmitKind, SocketId,
-    SocketUpdate, StateChange, TcpDetail, TcpState,
+    Direction, Event, EventKind, Flow, Mono, Reset, ResetDirection, ResetOrigin, Retransmit, RetransmitKind, Shared,
+    SocketId, SocketUpdate, StateChange, TcpDetail, TcpState,
 };
 
 impl Attribution {
@@ -21,7 +20,7 @@ impl Attribution {
         match &mut event.kind {
             EventKind::State(c) => self.state_event(c, now, before),
             EventKind::Retransmit(r) => self.retransmit_event(r, now, before),
-            EventKind::Reset(r) => self.reset_event(Arc::make_mut(r), now, before),
+            EventKind::Reset(r) => self.reset_event(Shared::make_mut(r), now, before),
             EventKind::Socket(u) => self.socket_event(u, now, before),
             EventKind::Sample(s) => {
                 let known = self.table.get_mut(s.socket);
@@ -38,14 +37,6 @@ impl Attribution {
             }
             _ => true,
         }
-    }
-
-    /// What follows from a completed event, to be taken after it: the end of a socket of which it was the last.
-    pub fn follows(&mut self, event: &Event) -> Option<Event> {
-        let EventKind::State(StateChange { socket: Some(id), last: true, .. }) = event.kind else { return None };
-        self.table.set_gone(id, event.at);
-        let update = SocketUpdate { id: Some(id), last: true, ..SocketUpdate::default() };
-        Some(Event { at: event.at, kind: EventKind::Socket(Box::new(update)) })
     }
 
     /// The socket an event is about, looked for among the targets' descriptors if it is new. `None`: nobody's.
@@ -173,6 +164,9 @@ impl Attribution {
                 k.opened = k.opened.or(Some(now));
                 k.direction = Some(Direction::Incoming);
             }
+        }
+        if let (Some(id), true) = (c.socket, c.last) {
+            self.table.set_gone(id, now);
         }
         true
     }

@@ -87,7 +87,6 @@ impl Known {
             counters: None,
             mptcp: Some(self.mptcp),
             destroyed: false,
-            last: false,
         }
     }
 

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
+
 use super::sysctl::{self, Sysctls};
 use crate::model::{Mono, TcpState};
 use crate::source::diag::{Diag, NetNs, Query, States};
@@ -29,14 +31,14 @@ pub struct Namespace {
 
 #[derive(Default)]
 pub struct Namespaces {
-    map: HashMap<u32, Namespace>,
+    map: HashMap<u32, Namespace, RandomState>,
 }
 
 impl Namespaces {
     /// Enters `netns` into the table, opening its sock_diag socket the first time.
     pub fn enter(&mut self, netns: &NetNs, now: Mono) -> &mut Namespace {
         let inode = netns.inode();
-        if !self.map.contains_key(&inode) && self.map.len() >= MAX_NAMESPACES {
+        if self.map.len() >= MAX_NAMESPACES && !self.map.contains_key(&inode) {
             let oldest = self.map.iter().min_by_key(|(_, n)| n.used).map(|(i, _)| *i);
             if let Some(oldest) = oldest {
                 self.map.remove(&oldest);

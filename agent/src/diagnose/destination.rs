@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
+
 use super::wave::{Wave, counts};
 use crate::model::{Code, IdleLimits, Mono, SocketId};
 use crate::state::{Socket, Table};
@@ -228,11 +230,11 @@ impl Destination {
 
 #[derive(Debug, Default)]
 pub struct Destinations {
-    ids: HashMap<DestinationKey, DestinationId>,
+    ids: HashMap<DestinationKey, DestinationId, RandomState>,
     list: Vec<Destination>,
     free: Vec<DestinationId>,
     /// Last connect of a process to a port, at whatever address: a name may have several.
-    ports: HashMap<(u32, u16), Mono>,
+    ports: HashMap<(u32, u16), Mono, RandomState>,
     /// What the learner told, also of destinations that were not met yet.
     told: HashMap<DestinationKey, Told>,
     told_revision: u64,

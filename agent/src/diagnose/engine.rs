@@ -404,7 +404,11 @@ impl Engine {
             }
         }
         match due {
-            Some(due) => self.schedule(id, Memo { cases, gone: true, ..memo }, due),
+            // A time that is set already comes first and leads here again: no new one for each socket of a storm.
+            Some(due) => {
+                let due = if memo.due > now { due.min(memo.due) } else { due };
+                self.schedule(id, Memo { cases, gone: true, ..memo }, due);
+            }
             None => self.forget(id),
         }
         true

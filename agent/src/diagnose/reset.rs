@@ -2,7 +2,6 @@
 //! nobody: behind a NAT that gave the flow a new port, the real server resets it with the flow's own TTL.
 
 use std::borrow::Cow;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::thresholds::Thresholds;
@@ -40,7 +39,7 @@ pub struct ResetVerdict {
     pub origin: ResetOrigin,
     pub origin_why: Cow<'static, str>,
     pub packet: PacketFacts,
-    pub kernel_reason: Option<Arc<str>>,
+    pub kernel_reason: Option<Cow<'static, str>>,
 }
 
 /// Judges the last reset of a socket; `None` if there was none, or one that harms nobody (the rest of a close).

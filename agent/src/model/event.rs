@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{
     ActionRecord, Counters, Direction, End, Family, Finding, Flow, IdleLimits, Keepalive, Mono, Owners, PacketFacts,
-    ResetDirection, ResetOrigin, RetransmitKind, Session, SocketId, TcpMetrics, TcpState,
+    ResetDirection, ResetOrigin, RetransmitKind, Session, Shared, SocketId, TcpMetrics, TcpState,
 };
 
 #[derive(Clone, Debug, PartialEq)]
@@ -23,7 +23,7 @@ pub enum EventKind {
     State(StateChange),
     Retransmit(Box<Retransmit>),
     /// Shared: the socket keeps its last one.
-    Reset(Arc<Reset>),
+    Reset(Shared<Reset>),
     /// A look at `tcp_info`.
     Sample(Box<Sample>),
     /// A watched process ended; its sockets keep it as their last owner.
@@ -62,8 +62,6 @@ pub struct SocketUpdate {
     pub mptcp: Option<bool>,
     /// The socket is gone (`tcp_destroy_sock`, or no longer in a dump).
     pub destroyed: bool,
-    /// It is closed, and nobody will tell when it is gone.
-    pub last: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -76,7 +74,7 @@ pub struct StateChange {
     pub to: TcpState,
     /// The process that did it, where the kernel's context proves it (connect, listen, close).
     pub pid: Option<u32>,
-    /// The source will tell nothing more of the socket, not even its end.
+    /// The source will tell nothing more of the socket, not even its end: it is closed, and as good as gone.
     pub last: bool,
 }
 
@@ -111,6 +109,54 @@ pub struct TcpDetail {
     pub probes: Option<u8>,
 }
 
+impl TcpDetail {
+    /// Whether nothing could be read: without a branch per field.
+    pub fn is_empty(&self) -> bool {
+        let Self {
+            rtt,
+            rto,
+            backoff,
+            retransmits,
+            total_retransmits,
+            unacked_segments,
+            unacked_bytes,
+            send_queue_bytes,
+            bytes_sent,
+            bytes_acked,
+            bytes_received,
+            last_sent,
+            last_received,
+            last_ack,
+            segment_bytes,
+            send_mss,
+            send_window_bytes,
+            user_timeout_ms,
+            keepalive,
+            probes,
+        } = self;
+        rtt.is_none()
+            & rto.is_none()
+            & backoff.is_none()
+            & retransmits.is_none()
+            & total_retransmits.is_none()
+            & unacked_segments.is_none()
+            & unacked_bytes.is_none()
+            & send_queue_bytes.is_none()
+            & bytes_sent.is_none()
+            & bytes_acked.is_none()
+            & bytes_received.is_none()
+            & last_sent.is_none()
+            & last_received.is_none()
+            & last_ack.is_none()
+            & segment_bytes.is_none()
+            & send_mss.is_none()
+            & send_window_bytes.is_none()
+            & user_timeout_ms.is_none()
+            & keepalive.is_none()
+            & probes.is_none()
+    }
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Retransmit {
     pub socket: Option<SocketId>,
@@ -142,7 +188,7 @@ pub struct Reset {
     /// before the RST).
     pub idle_before: Option<Duration>,
     /// The kernel's reset reason, e.g. `TCP_STATE`, decoded from the running kernel.
-    pub kernel_reason: Option<Arc<str>>,
+    pub kernel_reason: Option<Cow<'static, str>>,
     pub packet: PacketFacts,
     pub detail: TcpDetail,
 }

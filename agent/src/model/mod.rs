@@ -22,3 +22,6 @@ pub use tcp::{
     TcpState,
 };
 pub use time::{Mono, WallClock};
+/// What is looked at in several places and changed in one. Nothing refers to it weakly, so that the one who has it alone
+/// need not lock the memory bus to know: every event changes its socket.
+pub use triomphe::Arc as Shared;

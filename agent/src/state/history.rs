@@ -26,7 +26,7 @@ pub enum Happening {
     /// Bytes.
     Received(u64),
     Retransmit(Retransmitted),
-    Reset(ResetDirection, ResetOrigin, Option<Arc<str>>),
+    Reset(ResetDirection, ResetOrigin, Option<Cow<'static, str>>),
     /// Seconds idle, seconds between probes, probes; `None`: switched off.
     Keepalive(Option<(u32, u32, u32)>),
     /// What the agent did, and what came of it.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::history::{HISTORY_LEN, Happening, History};
-use crate::model::{Counters, Direction, Family, Flow, Keepalive, Mono, Owners, Reset, SocketId, TcpMetrics, TcpState};
+use crate::model::{
+    Counters, Direction, Family, Flow, Keepalive, Mono, Owners, Reset, Shared, SocketId, TcpMetrics, TcpState,
+};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Socket {
@@ -30,7 +32,7 @@ pub struct Socket {
     pub tcp_at: Option<Mono>,
     /// When the kernel gives up on the data in flight, if nothing is acknowledged.
     pub gives_up_at: Option<Mono>,
-    pub last_reset: Option<Arc<Reset>>,
+    pub last_reset: Option<Shared<Reset>>,
     pub last_reset_at: Option<Mono>,
     /// When it reached CLOSE or was destroyed: a tombstone from then on.
     pub closed_at: Option<Mono>,

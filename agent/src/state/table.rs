@@ -9,7 +9,7 @@ use super::fold;
 use super::history::Happening;
 use super::socket::Socket;
 use crate::model::{
-    CookieHash, Event, EventKind, Finding, IdleLimits, Lost, Mono, Session, SocketId, Totals, WallClock,
+    CookieHash, Event, EventKind, Finding, IdleLimits, Lost, Mono, Session, Shared, SocketId, Totals, WallClock,
 };
 
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +35,7 @@ pub struct Snapshot {
     pub clock: WallClock,
     pub session: Arc<Session>,
     /// In the order they were first seen.
-    pub sockets: Vec<Arc<Socket>>,
+    pub sockets: Vec<Shared<Socket>>,
     /// Open findings, the most important first.
     pub findings: Vec<Arc<Finding>>,
     pub totals: Totals,
@@ -72,14 +72,14 @@ const TOMBS_LEAST: usize = 256;
 
 pub struct Table {
     config: TableConfig,
-    pub(super) sockets: HashMap<SocketId, Arc<Socket>, CookieHash>,
+    pub(super) sockets: HashMap<SocketId, Shared<Socket>, CookieHash>,
     /// Tombstones in the order in which they closed: nothing has to look for them.
     tombs: VecDeque<(Mono, SocketId)>,
     /// Those of them of which nothing more will be heard, the same way.
     gone: VecDeque<SocketId>,
     /// In the order they were first seen; those that left are among them until there are too many of them.
     order: Vec<SocketId>,
-    spare: Vec<Arc<Socket>>,
+    spare: Vec<Shared<Socket>>,
     session: Arc<Session>,
     pub(super) totals: Totals,
     lost: Lost,
@@ -125,7 +125,7 @@ impl Table {
                         fold::update(s, at, u);
                         true
                     });
-                    if u.destroyed || u.last {
+                    if u.destroyed {
                         self.is_gone(id);
                     }
                 }
@@ -136,6 +136,9 @@ impl Table {
                         fold::state(s, at, c);
                         true
                     });
+                    if c.last {
+                        self.is_gone(id);
+                    }
                 }
             }
             EventKind::Retransmit(r) => {
@@ -229,7 +232,7 @@ impl Table {
             return;
         }
         let Some(slot) = self.sockets.get_mut(&id) else { return };
-        let socket = Arc::make_mut(slot);
+        let socket = Shared::make_mut(slot);
         let lived = socket.closed_at.is_none();
         let news = change(socket);
         self.revision += 1;
@@ -247,11 +250,11 @@ impl Table {
         if self.sockets.len() >= self.config.max_sockets && !self.bury() {
             return false;
         }
-        let mut socket = self.spare.pop().unwrap_or_else(|| Arc::new(Socket::new(id, at)));
-        match Arc::get_mut(&mut socket) {
+        let mut socket = self.spare.pop().unwrap_or_else(|| Shared::new(Socket::new(id, at)));
+        match Shared::get_mut(&mut socket) {
             Some(s) => s.begin(id, at),
             // A picture that somebody still looks at has it.
-            None => socket = Arc::new(Socket::new(id, at)),
+            None => socket = Shared::new(Socket::new(id, at)),
         }
         self.sockets.insert(id, socket);
         self.order.push(id);
@@ -263,13 +266,13 @@ impl Table {
         true
     }
 
-    /// Nothing more will be heard of this one. What is too many leaves, the oldest first.
+    /// Nothing more will be heard of this one. What is too many leaves, the oldest first; this one can still be read.
     fn is_gone(&mut self, id: SocketId) {
         self.gone.push_back(id);
         while self.gone.len() > self.config.max_gone {
             let Some(oldest) = self.gone.pop_front() else { break };
             // One that connected anew lives on.
-            if self.sockets.get(&oldest).is_some_and(|s| s.is_closed()) {
+            if oldest != id && self.sockets.get(&oldest).is_some_and(|s| s.is_closed()) {
                 self.remove(oldest);
             }
         }
@@ -339,12 +342,12 @@ impl Table {
         ids.dedup();
     }
 
-    pub fn get(&self, id: SocketId) -> Option<&Arc<Socket>> {
+    pub fn get(&self, id: SocketId) -> Option<&Shared<Socket>> {
         self.sockets.get(&id)
     }
 
     /// In the order they were first seen.
-    pub fn iter(&self) -> impl Iterator<Item = &Arc<Socket>> {
+    pub fn iter(&self) -> impl Iterator<Item = &Shared<Socket>> {
         self.order.iter().filter_map(|id| self.sockets.get(id))
     }
 

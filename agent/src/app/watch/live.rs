@@ -128,9 +128,6 @@ impl Live {
                     continue;
                 }
                 self.take(event, outlets);
-                if let Some(end) = self.attribution.follows(event) {
-                    self.take(&end, outlets);
-                }
                 if let Some(id) = closing(event).filter(|_| looks > 0) {
                     // The idle time at which a server closes is only as exact as what is known of the last data.
                     looks -= 1;

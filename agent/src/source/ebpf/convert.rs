@@ -1,8 +1,8 @@
 //! Decoded records to the program's own events: units, absences, and who may be called an owner.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use agent_common::{ABSENT, Offsets, Record, SockStats, TcpDetail as RawDetail, flag, kind, retransmit};
@@ -10,7 +10,7 @@ use agent_common::{ABSENT, Offsets, Record, SockStats, TcpDetail as RawDetail, f
 use super::decode::Decoded;
 use crate::model::{
     Counters, Event, EventKind, Family, Flow, Mono, PacketFacts, Reset, ResetDirection, ResetOrigin, Retransmit,
-    RetransmitKind, SocketId, SocketUpdate, StateChange, TcpDetail, TcpState,
+    RetransmitKind, Shared, SocketId, SocketUpdate, StateChange, TcpDetail, TcpState,
 };
 
 /// TCP header flag.
@@ -24,7 +24,7 @@ pub struct Converter {
     /// Nanoseconds of one jiffy.
     pub tick_ns: u64,
     /// Reset reasons by number.
-    pub reasons: BTreeMap<u32, Arc<str>>,
+    pub reasons: BTreeMap<u32, &'static str>,
 }
 
 /// A child of a `--tree` target.
@@ -35,51 +35,48 @@ pub struct Fork {
     pub at: Mono,
 }
 
-/// What one record turns into.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Converted {
-    Event(Event),
-    Fork(Fork),
-    /// A kind that tracing does not write, or a state that no kernel we know has.
-    Nothing,
-}
-
-impl Converted {
-    pub fn put(self, events: &mut Vec<Event>, forks: &mut Vec<Fork>) {
-        match self {
-            Self::Event(event) => events.push(event),
-            Self::Fork(fork) => forks.push(fork),
-            Self::Nothing => {}
-        }
-    }
-}
-
 impl Converter {
-    /// `socket` is the record's cookie, or what the caller joined it to.
-    pub fn convert(&self, d: &Decoded, socket: Option<SocketId>) -> Converted {
+    /// Appends what one record says; nothing for a kind that tracing does not write, or a state that no kernel we know
+    /// has. `socket` is the record's cookie, or what the caller joined it to.
+    ///
+    /// Each kind is appended where it is made: an event is long, and to hand it through an enum moves it twice.
+    pub fn convert(&self, d: &Decoded, socket: Option<SocketId>, events: &mut Vec<Event>, forks: &mut Vec<Fork>) {
         let r = &d.record;
         let at = Mono(r.ts);
-        let kind = match r.kind {
-            kind::RETRANSMIT | kind::RETRANSMIT_SYNACK => self.retransmit(d, socket),
-            kind::RECEIVE_RESET | kind::SEND_RESET => self.reset(d, socket),
-            kind::STATE => match state_change(r, socket) {
-                Some(change) => EventKind::State(change),
-                None => return Converted::Nothing,
-            },
-            kind::DESTROY => EventKind::Socket(Box::new(SocketUpdate {
-                id: socket,
-                counters: d.stats.as_ref().map(counters),
-                destroyed: true,
-                ..SocketUpdate::default()
-            })),
-            kind::FORK => return Converted::Fork(Fork { parent: r.aux, child: r.pid, at }),
-            kind::EXIT => EventKind::Exit { pid: r.pid },
-            _ => return Converted::Nothing,
-        };
-        if matches!(&kind, EventKind::Socket(u) if u.id.is_none()) {
-            return Converted::Nothing;
+        match r.kind {
+            kind::RETRANSMIT | kind::RETRANSMIT_SYNACK => events.push(Event { at, kind: self.retransmit(d, socket) }),
+            kind::RECEIVE_RESET | kind::SEND_RESET => events.push(Event { at, kind: self.reset(d, socket) }),
+            kind::STATE => {
+                let (from, to) = (TcpState::from_kernel(r.state), TcpState::from_kernel(r.new_state));
+                if let (Some(from), Some(to)) = (from, to) {
+                    events.push(Event {
+                        at,
+                        kind: EventKind::State(StateChange {
+                            socket,
+                            flow: flow(r),
+                            netns: netns(r),
+                            family: family(r),
+                            from,
+                            to,
+                            pid: (r.flags & flag::PID_IS_OWNER != 0 && r.pid != 0).then_some(r.pid),
+                            last: r.flags & flag::LAST != 0,
+                        }),
+                    });
+                }
+            }
+            kind::DESTROY if socket.is_some() => {
+                let update = SocketUpdate {
+                    id: socket,
+                    counters: d.stats.as_ref().map(counters),
+                    destroyed: true,
+                    ..SocketUpdate::default()
+                };
+                events.push(Event { at, kind: EventKind::Socket(Box::new(update)) });
+            }
+            kind::FORK => forks.push(Fork { parent: r.aux, child: r.pid, at }),
+            kind::EXIT => events.push(Event { at, kind: EventKind::Exit { pid: r.pid } }),
+            _ => {}
         }
-        Converted::Event(Event { at, kind })
     }
 
     fn retransmit(&self, d: &Decoded, socket: Option<SocketId>) -> EventKind {
@@ -104,7 +101,7 @@ impl Converter {
         } else {
             (ResetDirection::Received, ResetOrigin::Unknown)
         };
-        EventKind::Reset(Arc::new(Reset {
+        EventKind::Reset(Shared::new(Reset {
             socket,
             flow: flow(r),
             netns: netns(r),
@@ -121,11 +118,11 @@ impl Converter {
     }
 
     /// The reason's name in the running kernel; a number it has no name for as that number.
-    fn reason(&self, r: &Record) -> Option<Arc<str>> {
+    fn reason(&self, r: &Record) -> Option<Cow<'static, str>> {
         if r.flags & flag::HAS_REASON == 0 {
             return None;
         }
-        Some(self.reasons.get(&r.reason).cloned().unwrap_or_else(|| r.reason.to_string().into()))
+        Some(self.reasons.get(&r.reason).map_or_else(|| r.reason.to_string().into(), |name| Cow::Borrowed(*name)))
     }
 
     fn jiffies(&self, n: u32) -> Duration {
@@ -208,21 +205,9 @@ pub fn counters(s: &SockStats) -> Counters {
     }
 }
 
-fn state_change(r: &Record, socket: Option<SocketId>) -> Option<StateChange> {
-    Some(StateChange {
-        socket,
-        flow: flow(r),
-        netns: netns(r),
-        family: family(r),
-        from: TcpState::from_kernel(r.state)?,
-        to: TcpState::from_kernel(r.new_state)?,
-        pid: (r.flags & flag::PID_IS_OWNER != 0 && r.pid != 0).then_some(r.pid),
-        last: r.flags & flag::LAST != 0,
-    })
-}
-
 /// Both ends; `None` where the kernel has already cleared them (at → CLOSE), or for a listener. A SYN has no local
 /// port yet when the state changes.
+#[inline(always)]
 pub fn flow(r: &Record) -> Option<Flow> {
     let opening = r.kind == kind::STATE && TcpState::from_kernel(r.new_state) == Some(TcpState::SynSent);
     let end = |a: [u8; 16], port| SocketAddr::new(IpAddr::V6(Ipv6Addr::from(a)).to_canonical(), port);

@@ -8,7 +8,7 @@ fn converter() -> Converter {
     Converter {
         offsets: Offsets::from_slice(&offsets).unwrap(),
         tick_ns: 4_000_000,
-        reasons: [(14, "TCP_STATE".into())].into(),
+        reasons: [(14, "TCP_STATE")].into(),
     }
 }
 
@@ -29,14 +29,17 @@ fn record(kind: u8) -> Record {
     }
 }
 
+fn converted(d: &Decoded, socket: Option<SocketId>) -> (Vec<Event>, Vec<Fork>) {
+    let (mut events, mut forks) = (Vec::new(), Vec::new());
+    converter().convert(d, socket, &mut events, &mut forks);
+    (events, forks)
+}
+
 fn event(d: &Decoded) -> EventKind {
-    match converter().convert(d, Some(SocketId(9))) {
-        Converted::Event(e) => {
-            assert_eq!(e.at, Mono(NOW));
-            e.kind
-        }
-        other => panic!("{other:?}"),
-    }
+    let (mut events, forks) = converted(d, Some(SocketId(9)));
+    let event = events.pop().unwrap();
+    assert_eq!((event.at, events.len(), forks.len()), (Mono(NOW), 0, 0));
+    event.kind
 }
 
 fn bare(record: Record) -> Decoded {
@@ -131,7 +134,7 @@ fn a_pid_is_told_only_where_it_is_the_owner() {
     let EventKind::State(x) = event(&bare(gone)) else { panic!() };
     assert_eq!(x.flow, None);
     let strange = Record { new_state: 99, ..record(kind::STATE) };
-    assert_eq!(converter().convert(&bare(strange), None), Converted::Nothing);
+    assert_eq!(converted(&bare(strange), None), (vec![], vec![]));
 }
 
 #[test]
@@ -141,10 +144,10 @@ fn ends_forks_and_exits() {
     let EventKind::Socket(u) = event(&d) else { panic!() };
     let expected = Counters { retransmits: 4, rto: 1, syn: 3, resets_sent: 1, ..Counters::default() };
     assert_eq!((u.id, u.counters, u.destroyed), (Some(SocketId(9)), Some(expected), true));
-    assert_eq!(converter().convert(&d, None), Converted::Nothing);
+    assert_eq!(converted(&d, None), (vec![], vec![]));
 
     let fork = Record { pid: 43, aux: 42, ..record(kind::FORK) };
     let expected = Fork { parent: 42, child: 43, at: Mono(NOW) };
-    assert_eq!(converter().convert(&bare(fork), None), Converted::Fork(expected));
+    assert_eq!(converted(&bare(fork), None), (vec![], vec![expected]));
     assert_eq!(event(&bare(record(kind::EXIT))), EventKind::Exit { pid: 42 });
 }

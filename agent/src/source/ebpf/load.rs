@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use agent_common::{Offsets, Settings};
 use anyhow::Result;
@@ -94,11 +93,14 @@ impl Types {
         }
     }
 
-    pub fn reset_reasons(&self) -> BTreeMap<u32, Arc<str>> {
-        match self {
-            Self::Btf(t, _) => t.reset_reasons.clone(),
-            Self::Classic(t) => t.reset_reasons.clone(),
-        }
+    /// Reset reasons by number. They live as long as the program: a few KiB, made once, so that every reset and what is
+    /// kept of it can name its reason without counting who else does.
+    pub fn reset_reasons(&self) -> BTreeMap<u32, &'static str> {
+        let names = match self {
+            Self::Btf(t, _) => &t.reset_reasons,
+            Self::Classic(t) => &t.reset_reasons,
+        };
+        names.iter().map(|(n, name)| (*n, &*Box::leak(Box::from(&**name)))).collect()
     }
 
     pub(super) fn missing(&self, name: &'static str) -> Option<String> {

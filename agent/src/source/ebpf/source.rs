@@ -205,7 +205,7 @@ impl EbpfSource {
                 Ok(decoded) => {
                     let cookie = decoded.record.cookie;
                     let socket = (cookie != 0).then_some(SocketId(cookie));
-                    self.converter.convert(&decoded, socket).put(out, &mut self.forks);
+                    self.converter.convert(&decoded, socket, out, &mut self.forks);
                 }
                 Err(_) => self.malformed += 1,
             }
@@ -217,10 +217,10 @@ impl EbpfSource {
         for decoded in &unjoined {
             let socket = self.join.socket(&decoded.record);
             if let Some(first) = self.join.held(&decoded.record, socket) {
-                self.converter.convert(&first, socket).put(out, &mut self.forks);
+                self.converter.convert(&first, socket, out, &mut self.forks);
             }
             if !self.join.hold(decoded, socket) {
-                self.converter.convert(decoded, socket).put(out, &mut self.forks);
+                self.converter.convert(decoded, socket, out, &mut self.forks);
             }
         }
         // Classic tracepoints call a new thread a child too.

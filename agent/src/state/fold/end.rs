@@ -1,16 +1,14 @@
 //! A reset, and what the agent itself did to the socket.
 
-use std::sync::Arc;
-
 use super::heard::detail;
 use super::lifecycle::better;
 use crate::model::{
-    ActionKind, ActionRecord, ActionResult, Keepalive, Mono, Reset, ResetDirection, ResetOrigin, SetBy,
+    ActionKind, ActionRecord, ActionResult, Keepalive, Mono, Reset, ResetDirection, ResetOrigin, SetBy, Shared,
 };
 use crate::state::history::Happening;
 use crate::state::socket::Socket;
 
-pub(in crate::state) fn reset(s: &mut Socket, at: Mono, r: &Arc<Reset>) {
+pub(in crate::state) fn reset(s: &mut Socket, at: Mono, r: &Shared<Reset>) {
     s.flow = better(r.flow, s.flow);
     s.netns = r.netns.or(s.netns);
     detail(s, at, &r.detail);
@@ -28,7 +26,7 @@ pub(in crate::state) fn reset(s: &mut Socket, at: Mono, r: &Arc<Reset>) {
         let mut reset = r.clone();
         if r.state.is_none() {
             // The classic tracepoints do not tell the state; it changes only after a received RST.
-            Arc::make_mut(&mut reset).state = s.state;
+            Shared::make_mut(&mut reset).state = s.state;
         }
         s.last_reset = Some(reset);
         s.last_reset_at = Some(at);

@@ -141,10 +141,22 @@ impl Recorder {
             }
             EventKind::State(change) => {
                 self.introduce(change.socket, event.at, table, clock);
-                if let Some(known) = change.socket.and_then(|id| self.remembered.get_mut(&id)) {
-                    known.state = Some(change.to);
-                }
                 self.hot(event, clock);
+                match change.socket {
+                    // Nobody will tell when it is gone.
+                    Some(id) if change.last => {
+                        self.remembered.remove(&id);
+                        if let Some(socket) = table.get(id) {
+                            self.whole(socket, event.at, false, clock);
+                        }
+                    }
+                    Some(id) => {
+                        if let Some(known) = self.remembered.get_mut(&id) {
+                            known.state = Some(change.to);
+                        }
+                    }
+                    None => {}
+                }
             }
             EventKind::Retransmit(r) => {
                 self.introduce(r.socket, event.at, table, clock);
@@ -224,9 +236,9 @@ impl Recorder {
             self.line(event, clock);
             return;
         };
-        if update.destroyed || update.last {
+        if update.destroyed {
             self.remembered.remove(&id);
-            self.whole(socket, event.at, update.destroyed, clock);
+            self.whole(socket, event.at, true, clock);
             return;
         }
         let print = fingerprint(socket);

@@ -17,8 +17,8 @@ use std::sync::Arc;
 use self::address::Addresses;
 use self::program::program;
 use crate::model::{
-    ActionRecord, Event, EventKind, Finding, Flow, Hook, IdleLimits, Owner, Owners, Reset, Session, SocketUpdate,
-    Targets,
+    ActionRecord, Event, EventKind, Finding, Flow, Hook, IdleLimits, Owner, Owners, Reset, Session, Shared,
+    SocketUpdate, Targets,
 };
 use crate::state::{Happening, Snapshot, Socket};
 
@@ -224,7 +224,7 @@ impl Redactor {
                 r.flow = self.flow(r.flow);
                 EventKind::Retransmit(r)
             }
-            EventKind::Reset(r) => EventKind::Reset(Arc::new(self.reset(r))),
+            EventKind::Reset(r) => EventKind::Reset(Shared::new(self.reset(r))),
             EventKind::Sample(_) | EventKind::Exit { .. } | EventKind::Lost(_) => event.kind.clone(),
             EventKind::Finding(f) => EventKind::Finding(Box::new(self.finding(f))),
             EventKind::Action(a) => EventKind::Action(Box::new(self.action(a))),
@@ -352,8 +352,8 @@ impl Redactor {
                         *text = self.text(text).into();
                     }
                 }
-                new.last_reset = old.last_reset.as_ref().map(|r| Arc::new(self.reset(r)));
-                Arc::new(new)
+                new.last_reset = old.last_reset.as_ref().map(|r| Shared::new(self.reset(r)));
+                Shared::new(new)
             })
             .collect();
         Snapshot {

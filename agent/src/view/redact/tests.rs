@@ -97,9 +97,9 @@ proptest::proptest! {
                     }].into());
                 }
                 EventKind::Reset(r) => {
-                    let r = Arc::make_mut(r);
+                    let r = crate::model::Shared::make_mut(r);
                     r.origin_why = sentence.clone().into();
-                    r.kernel_reason = Some(sentence.as_str().into());
+                    r.kernel_reason = Some(sentence.clone().into());
                 }
                 EventKind::Finding(f) => {
                     f.destination = Some(format!("{host}:{port}"));

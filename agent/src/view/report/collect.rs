@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::series::{IdleHistogram, Series};
 use crate::model::{
-    ActionRecord, Event, EventKind, Finding, FindingStatus, Flow, Mono, ResetDirection, SocketId, TcpState,
+    ActionRecord, Event, EventKind, Finding, FindingStatus, Flow, Mono, ResetDirection, Shared, SocketId, TcpState,
 };
 use crate::state::{Socket, Table};
 
@@ -50,7 +50,7 @@ pub struct Collector {
     last: Mono,
     pub series: Series,
     pub idle: IdleHistogram,
-    held: HashMap<SocketId, Arc<Socket>>,
+    held: HashMap<SocketId, Shared<Socket>>,
     /// Lowest score that is held, once all places are taken.
     bar: u64,
     findings: BTreeMap<u64, Arc<Finding>>,
@@ -177,7 +177,7 @@ impl Collector {
         self.findings.values()
     }
 
-    pub fn held(&self) -> impl Iterator<Item = &Arc<Socket>> {
+    pub fn held(&self) -> impl Iterator<Item = &Shared<Socket>> {
         self.held.values()
     }
 

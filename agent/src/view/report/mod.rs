@@ -20,7 +20,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::model::{Finding, FindingStatus, Mono};
+use crate::model::{Finding, FindingStatus, Mono, Shared};
 use crate::state::{Snapshot, Socket};
 use crate::view::jsonl::open_private;
 use crate::view::redact::Redactor;
@@ -38,7 +38,7 @@ pub struct Report {
     /// Open ones first, then closed ones; the most important first.
     pub findings: Vec<Arc<Finding>>,
     /// The worst first.
-    pub sockets: Vec<Arc<Socket>>,
+    pub sockets: Vec<Shared<Socket>>,
     /// Sockets seen that are not shown.
     pub sockets_left_out: u64,
     pub collected: Collector,
@@ -60,7 +60,7 @@ impl Report {
 
         let told: HashSet<_> = findings.iter().take(8).flat_map(|f| f.sockets.iter().copied()).collect();
         let mut known = HashSet::new();
-        let mut sockets: Vec<(u64, Arc<Socket>)> = (snapshot.sockets.iter().chain(collected.held()))
+        let mut sockets: Vec<(u64, Shared<Socket>)> = (snapshot.sockets.iter().chain(collected.held()))
             .filter(|s| known.insert(s.id))
             .map(|s| (collect::score(s) + u64::from(told.contains(&s.id)) * 1_000, s.clone()))
             .collect();
@@ -96,7 +96,7 @@ impl Report {
     }
 
     /// The socket whose timeline says most: one of the main finding's, else the worst.
-    pub fn worst(&self) -> Option<&Arc<Socket>> {
+    pub fn worst(&self) -> Option<&Shared<Socket>> {
         let of_main = self.main().and_then(|f| self.sockets.iter().find(|s| f.sockets.contains(&s.id)));
         of_main.or_else(|| self.sockets.first())
     }

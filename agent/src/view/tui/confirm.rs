@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::rows::is_stuck;
-use crate::model::{SocketId, TcpState};
+use crate::model::{Shared, SocketId, TcpState};
 use crate::state::{Snapshot, Socket};
 use crate::view::text;
 
@@ -45,8 +45,8 @@ pub struct Confirm {
 
 impl Confirm {
     /// The question for `wish` on `sockets`, or why there is nothing to ask.
-    pub fn build(wish: Wish, sockets: &[Arc<Socket>], snapshot: &Snapshot, values: Values) -> Result<Self, String> {
-        let fit: Vec<&Arc<Socket>> = sockets.iter().filter(|s| refusal(wish, s).is_none()).collect();
+    pub fn build(wish: Wish, sockets: &[Shared<Socket>], snapshot: &Snapshot, values: Values) -> Result<Self, String> {
+        let fit: Vec<&Shared<Socket>> = sockets.iter().filter(|s| refusal(wish, s).is_none()).collect();
         if fit.is_empty() {
             return Err(match sockets {
                 [] if wish == Wish::Keepalive => "every socket shown has keepalive on already".into(),
@@ -99,7 +99,7 @@ fn name(s: &Socket) -> String {
 }
 
 /// `claude (4182)`, `claude (4182) and node (4190)`, `3 processes`.
-fn owners(sockets: &[&Arc<Socket>]) -> String {
+fn owners(sockets: &[&Shared<Socket>]) -> String {
     let mut all = BTreeMap::new();
     for o in sockets.iter().flat_map(|s| s.owners.iter()) {
         all.entry(o.pid).or_insert(&o.comm);
@@ -112,7 +112,7 @@ fn owners(sockets: &[&Arc<Socket>]) -> String {
     }
 }
 
-fn keepalive(target: &str, sockets: &[&Arc<Socket>], v: Values) -> (String, Vec<String>) {
+fn keepalive(target: &str, sockets: &[&Shared<Socket>], v: Values) -> (String, Vec<String>) {
     let question = format!(
         "Set SO_KEEPALIVE {}/{}/{} on {target}?",
         text::setting(v.idle_s),
@@ -144,7 +144,12 @@ fn keepalive(target: &str, sockets: &[&Arc<Socket>], v: Values) -> (String, Vec<
     (question, effects)
 }
 
-fn user_timeout(target: &str, sockets: &[&Arc<Socket>], snapshot: &Snapshot, limit: Duration) -> (String, Vec<String>) {
+fn user_timeout(
+    target: &str,
+    sockets: &[&Shared<Socket>],
+    snapshot: &Snapshot,
+    limit: Duration,
+) -> (String, Vec<String>) {
     let question = format!("Set TCP_USER_TIMEOUT {} on {target}?", text::setting(limit.as_secs() as u32));
     let mut effects = vec![format!(
         "The kernel then ends the connection once sent data has waited {} for an ACK; the process sees ETIMEDOUT.",
@@ -165,7 +170,7 @@ fn user_timeout(target: &str, sockets: &[&Arc<Socket>], snapshot: &Snapshot, lim
     (question, effects)
 }
 
-fn close(target: &str, sockets: &[&Arc<Socket>]) -> (String, Vec<String>) {
+fn close(target: &str, sockets: &[&Shared<Socket>]) -> (String, Vec<String>) {
     let question = format!("Close {target}?");
     let mut effects = vec![format!(
         "The kernel destroys {} now: the process sees ECONNABORTED at once and can retry. It cannot be undone.",

@@ -8,7 +8,7 @@ use super::confirm::{Confirm, Wish, lacks_keepalive};
 use super::keys::{self, Screen, UiAction};
 use super::render;
 use super::state::{Mode, Tone, UiState};
-use crate::model::SocketId;
+use crate::model::{Shared, SocketId};
 use crate::state::{Snapshot, Socket};
 
 /// What the app has to do.
@@ -165,7 +165,7 @@ impl UiState {
             UiAction::Close => self.ask_selected(Wish::Close, snapshot),
             UiAction::UserTimeout => self.ask_selected(Wish::UserTimeout, snapshot),
             UiAction::KeepaliveAll => {
-                let lacking: Vec<Arc<Socket>> =
+                let lacking: Vec<Shared<Socket>> =
                     self.rows.iter(snapshot).filter(|s| lacks_keepalive(s)).cloned().collect();
                 self.ask(Wish::Keepalive, &lacking, snapshot);
             }
@@ -191,7 +191,7 @@ impl UiState {
     }
 
     fn ask_selected(&mut self, wish: Wish, snapshot: &Snapshot) {
-        let socket: Vec<Arc<Socket>> = self.current(snapshot).cloned().into_iter().collect();
+        let socket: Vec<Shared<Socket>> = self.current(snapshot).cloned().into_iter().collect();
         if socket.is_empty() {
             self.say("no socket is selected", Tone::Note);
         } else {
@@ -201,7 +201,7 @@ impl UiState {
         }
     }
 
-    fn ask(&mut self, wish: Wish, sockets: &[Arc<Socket>], snapshot: &Snapshot) {
+    fn ask(&mut self, wish: Wish, sockets: &[Shared<Socket>], snapshot: &Snapshot) {
         match Confirm::build(wish, sockets, snapshot, self.options.values) {
             Ok(question) => self.confirm = Some(question),
             Err(why) => self.say(why, Tone::Note),

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::model::{Finding, Mono, SocketId, TcpState};
+use crate::model::{Finding, Mono, Shared, SocketId, TcpState};
 use crate::state::{Snapshot, Socket};
 
 /// The columns of the table; each can be sorted by.
@@ -146,11 +146,11 @@ impl Rows {
     }
 
     /// The socket of row `i`; `None` past the end, or if `snapshot` is not the one the rows were made of.
-    pub fn get<'s>(&self, snapshot: &'s Snapshot, i: usize) -> Option<&'s Arc<Socket>> {
+    pub fn get<'s>(&self, snapshot: &'s Snapshot, i: usize) -> Option<&'s Shared<Socket>> {
         snapshot.sockets.get(*self.order.get(i)? as usize)
     }
 
-    pub fn iter<'s>(&'s self, snapshot: &'s Snapshot) -> impl Iterator<Item = &'s Arc<Socket>> {
+    pub fn iter<'s>(&'s self, snapshot: &'s Snapshot) -> impl Iterator<Item = &'s Shared<Socket>> {
         self.order.iter().filter_map(|i| snapshot.sockets.get(*i as usize))
     }
 

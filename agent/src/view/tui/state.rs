@@ -12,7 +12,7 @@ use super::keys::Screen;
 use super::render;
 use super::rows::{Rows, Sort};
 use super::theme::Theme;
-use crate::model::SocketId;
+use crate::model::{Shared, SocketId};
 use crate::state::{Snapshot, Socket};
 
 /// Where the events come from: decides which keys exist and whether there is a replay line.
@@ -140,7 +140,7 @@ impl UiState {
     }
 
     /// The socket under the cursor.
-    pub fn current<'s>(&self, snapshot: &'s Snapshot) -> Option<&'s Arc<Socket>> {
+    pub fn current<'s>(&self, snapshot: &'s Snapshot) -> Option<&'s Shared<Socket>> {
         self.rows.get(snapshot, self.cursor)
     }
 

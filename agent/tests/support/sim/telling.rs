@@ -63,7 +63,7 @@ impl Sim<'_> {
             origin_why: "".into(),
             state: Some(s.state),
             idle_before: None,
-            kernel_reason: step.reason.as_deref().map(Into::into),
+            kernel_reason: step.reason.clone().map(Into::into),
             packet,
             detail,
         };

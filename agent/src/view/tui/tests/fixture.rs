@@ -167,7 +167,7 @@ impl Story {
             },
             detail: TcpDetail::default(),
         };
-        self.event(at, EventKind::Reset(Arc::new(r)));
+        self.event(at, EventKind::Reset(Shared::new(r)));
         let change = StateChange {
             socket: Some(id),
             flow: None,
