@@ -13,6 +13,37 @@ use crate::model::{
     RetransmitKind, Shared, SocketId, SocketUpdate, StateChange, TcpDetail, TcpState,
 };
 
+/// What events begin as, so that each part is then written where it stays: they are long, and copying what was just put
+/// together from small parts makes the processor wait for the slowest of them.
+const NO_CHANGE: StateChange = StateChange {
+    socket: None,
+    flow: None,
+    netns: None,
+    family: None,
+    from: TcpState::Close,
+    to: TcpState::Close,
+    pid: None,
+    last: false,
+};
+
+#[inline]
+fn no_reset() -> Reset {
+    Reset {
+        socket: None,
+        flow: None,
+        netns: None,
+        pid: None,
+        direction: ResetDirection::Received,
+        origin: ResetOrigin::Unknown,
+        origin_why: Cow::Borrowed(""),
+        state: None,
+        idle_before: None,
+        kernel_reason: None,
+        packet: PacketFacts::default(),
+        detail: TcpDetail::default(),
+    }
+}
+
 /// TCP header flag.
 const ACK: u8 = 0x10;
 
@@ -48,21 +79,16 @@ impl Converter {
             kind::RECEIVE_RESET | kind::SEND_RESET => events.push(Event { at, kind: self.reset(d, socket) }),
             kind::STATE => {
                 let (from, to) = (TcpState::from_kernel(r.state), TcpState::from_kernel(r.new_state));
-                if let (Some(from), Some(to)) = (from, to) {
-                    events.push(Event {
-                        at,
-                        kind: EventKind::State(StateChange {
-                            socket,
-                            flow: flow(r),
-                            netns: netns(r),
-                            family: family(r),
-                            from,
-                            to,
-                            pid: (r.flags & flag::PID_IS_OWNER != 0 && r.pid != 0).then_some(r.pid),
-                            last: r.flags & flag::LAST != 0,
-                        }),
-                    });
-                }
+                let (Some(from), Some(to)) = (from, to) else { return };
+                events.push(Event { at, kind: EventKind::State(NO_CHANGE) });
+                let Some(Event { kind: EventKind::State(c), .. }) = events.last_mut() else { return };
+                c.socket = socket;
+                c.flow = flow(r);
+                c.netns = netns(r);
+                c.family = family(r);
+                (c.from, c.to) = (from, to);
+                c.pid = (r.flags & flag::PID_IS_OWNER != 0 && r.pid != 0).then_some(r.pid);
+                c.last = r.flags & flag::LAST != 0;
             }
             kind::DESTROY if socket.is_some() => {
                 let update = SocketUpdate {
@@ -81,6 +107,10 @@ impl Converter {
 
     fn retransmit(&self, d: &Decoded, socket: Option<SocketId>) -> EventKind {
         let r = &d.record;
+        let mut detail = TcpDetail::default();
+        if let Some(raw) = &d.detail {
+            self.detail(r, raw, &mut detail);
+        }
         EventKind::Retransmit(Box::new(Retransmit {
             socket,
             flow: flow(r),
@@ -89,32 +119,29 @@ impl Converter {
             state: TcpState::from_kernel(r.state),
             how: how(r.how),
             segments: r.aux,
-            detail: self.detail(d),
+            detail,
             gives_up_in: None,
         }))
     }
 
     fn reset(&self, d: &Decoded, socket: Option<SocketId>) -> EventKind {
         let r = &d.record;
-        let (direction, origin) = if r.kind == kind::SEND_RESET {
-            (ResetDirection::Sent, ResetOrigin::Local)
-        } else {
-            (ResetDirection::Received, ResetOrigin::Unknown)
-        };
-        EventKind::Reset(Shared::new(Reset {
-            socket,
-            flow: flow(r),
-            netns: netns(r),
-            pid: None,
-            direction,
-            origin,
-            origin_why: "".into(),
-            state: TcpState::from_kernel(r.state),
-            idle_before: None,
-            kernel_reason: self.reason(r),
-            packet: d.detail.as_ref().map_or_else(PacketFacts::default, |x| packet(r, x)),
-            detail: self.detail(d),
-        }))
+        let mut reset = Shared::new(no_reset());
+        if let Some(x) = Shared::get_mut(&mut reset) {
+            x.socket = socket;
+            x.flow = flow(r);
+            x.netns = netns(r);
+            if r.kind == kind::SEND_RESET {
+                (x.direction, x.origin) = (ResetDirection::Sent, ResetOrigin::Local);
+            }
+            x.state = TcpState::from_kernel(r.state);
+            x.kernel_reason = self.reason(r);
+            if let Some(raw) = &d.detail {
+                x.packet = packet(r, raw);
+                self.detail(r, raw, &mut x.detail);
+            }
+        }
+        EventKind::Reset(reset)
     }
 
     /// The reason's name in the running kernel; a number it has no name for as that number.
@@ -138,40 +165,38 @@ impl Converter {
         Some(if ticks > i32::MAX as u32 { Duration::ZERO } else { self.jiffies(ticks) })
     }
 
-    fn detail(&self, d: &Decoded) -> TcpDetail {
-        let Some(x) = &d.detail else { return TcpDetail::default() };
-        let (o, now) = (&self.offsets, d.record.jiffies);
+    /// `d` is empty so far.
+    fn detail(&self, r: &Record, x: &RawDetail, d: &mut TcpDetail) {
+        let (o, now) = (&self.offsets, r.jiffies);
         let has = |members: &[u32]| !members.contains(&ABSENT);
         let micros = Duration::from_micros(u64::from(x.srtt_us_x8 >> 3));
-        TcpDetail {
-            rtt: (has(&[o.tp_srtt_us]) && x.srtt_us_x8 != 0).then_some(micros),
-            rto: (has(&[o.icsk_rto]) && x.rto != 0).then(|| self.jiffies(x.rto)),
-            backoff: has(&[o.icsk_backoff]).then_some(x.backoff),
-            retransmits: has(&[o.icsk_retransmits]).then_some(x.retransmits),
-            total_retransmits: has(&[o.tp_total_retrans]).then_some(x.total_retrans),
-            unacked_segments: has(&[o.tp_packets_out]).then_some(x.packets_out),
-            unacked_bytes: has(&[o.tp_snd_nxt, o.tp_snd_una]).then(|| distance(x.snd_una, x.snd_nxt)),
-            send_queue_bytes: has(&[o.tp_write_seq, o.tp_snd_una]).then(|| distance(x.snd_una, x.write_seq)),
-            bytes_sent: has(&[o.tp_bytes_sent]).then_some(x.bytes_sent),
-            bytes_acked: has(&[o.tp_bytes_acked]).then_some(x.bytes_acked),
-            bytes_received: has(&[o.tp_bytes_received]).then_some(x.bytes_received),
-            last_sent: has(&[o.tp_lsndtime]).then(|| self.age(now, x.lsndtime)).flatten(),
-            // Before the first byte this stamp is when the connection was made.
-            last_received: (has(&[o.icsk_lrcvtime, o.tp_bytes_received]) && x.bytes_received > 0)
-                .then(|| self.age(now, x.lrcvtime))
-                .flatten(),
-            last_ack: has(&[o.tp_rcv_tstamp]).then(|| self.age(now, x.rcv_tstamp)).flatten(),
-            segment_bytes: (has(&[o.skb_len]) && d.record.kind == kind::RETRANSMIT).then_some(x.skb_len),
-            send_mss: (has(&[o.tp_mss_cache]) && x.mss_cache != 0).then_some(x.mss_cache),
-            send_window_bytes: has(&[o.tp_snd_wnd]).then_some(x.snd_wnd),
-            user_timeout_ms: has(&[o.icsk_user_timeout]).then_some(x.user_timeout_ms),
-            keepalive: match x.keepalive {
-                0 => Some(false),
-                1 => Some(true),
-                _ => None,
-            },
-            probes: has(&[o.icsk_probes_out]).then_some(x.probes_out),
-        }
+        d.rtt = (has(&[o.tp_srtt_us]) && x.srtt_us_x8 != 0).then_some(micros);
+        d.rto = (has(&[o.icsk_rto]) && x.rto != 0).then(|| self.jiffies(x.rto));
+        d.backoff = has(&[o.icsk_backoff]).then_some(x.backoff);
+        d.retransmits = has(&[o.icsk_retransmits]).then_some(x.retransmits);
+        d.total_retransmits = has(&[o.tp_total_retrans]).then_some(x.total_retrans);
+        d.unacked_segments = has(&[o.tp_packets_out]).then_some(x.packets_out);
+        d.unacked_bytes = has(&[o.tp_snd_nxt, o.tp_snd_una]).then(|| distance(x.snd_una, x.snd_nxt));
+        d.send_queue_bytes = has(&[o.tp_write_seq, o.tp_snd_una]).then(|| distance(x.snd_una, x.write_seq));
+        d.bytes_sent = has(&[o.tp_bytes_sent]).then_some(x.bytes_sent);
+        d.bytes_acked = has(&[o.tp_bytes_acked]).then_some(x.bytes_acked);
+        d.bytes_received = has(&[o.tp_bytes_received]).then_some(x.bytes_received);
+        d.last_sent = has(&[o.tp_lsndtime]).then(|| self.age(now, x.lsndtime)).flatten();
+        // Before the first byte this stamp is when the connection was made.
+        d.last_received = (has(&[o.icsk_lrcvtime, o.tp_bytes_received]) && x.bytes_received > 0)
+            .then(|| self.age(now, x.lrcvtime))
+            .flatten();
+        d.last_ack = has(&[o.tp_rcv_tstamp]).then(|| self.age(now, x.rcv_tstamp)).flatten();
+        d.segment_bytes = (has(&[o.skb_len]) && r.kind == kind::RETRANSMIT).then_some(x.skb_len);
+        d.send_mss = (has(&[o.tp_mss_cache]) && x.mss_cache != 0).then_some(x.mss_cache);
+        d.send_window_bytes = has(&[o.tp_snd_wnd]).then_some(x.snd_wnd);
+        d.user_timeout_ms = has(&[o.icsk_user_timeout]).then_some(x.user_timeout_ms);
+        d.keepalive = match x.keepalive {
+            0 => Some(false),
+            1 => Some(true),
+            _ => None,
+        };
+        d.probes = has(&[o.icsk_probes_out]).then_some(x.probes_out);
     }
 }
 

@@ -78,7 +78,8 @@ fn a_retransmit_has_units_and_never_a_pid() {
 fn members_that_the_kernel_lacks_are_unknown_not_zero() {
     let c = Converter { offsets: Offsets::NONE, ..converter() };
     let d = Decoded { record: record(kind::RETRANSMIT), detail: Some(RawDetail::default()), stats: None };
-    let detail = c.detail(&d);
+    let mut detail = TcpDetail::default();
+    c.detail(&d.record, d.detail.as_ref().unwrap(), &mut detail);
     assert_eq!(detail, TcpDetail { keepalive: Some(false), ..TcpDetail::default() });
 }
 
