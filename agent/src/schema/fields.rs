@@ -133,6 +133,7 @@ impl Fields<'_> {
 
     pub fn flow(&mut self, flow: Option<Flow>, recent: &mut Recent) {
         match flow {
+            Some(flow) if recent.listing => self.ends(Some(flow.local), Some(flow.remote)),
             Some(flow) => {
                 let piece = if flow.local.port() == 0 { &mut recent.unbound } else { &mut recent.flow };
                 piece.put(self, &flow, |f, w| w.ends(Some(f.local), Some(f.remote)));

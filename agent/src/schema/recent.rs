@@ -13,6 +13,8 @@ use crate::model::{
 /// fare alike.
 #[derive(Debug)]
 pub struct Recent {
+    /// Each line is of another socket: what differs from socket to socket is not remembered.
+    pub(super) listing: bool,
     /// Where the second of `time` begins, in ns since 1970.
     second: i64,
     time: [u8; TIME_LEN],
@@ -37,6 +39,7 @@ pub struct Recent {
 impl Default for Recent {
     fn default() -> Self {
         Self {
+            listing: false,
             second: 0,
             time: Time(0).format(),
             head: Head::default(),
@@ -61,6 +64,11 @@ const NANOS_AT: usize = 20;
 const SECOND: i64 = 1_000_000_000;
 
 impl Recent {
+    /// For a list of sockets, one line each.
+    pub fn listing() -> Self {
+        Self { listing: true, ..Self::default() }
+    }
+
     /// What all lines begin with, after the type: number, time and socket.
     #[inline]
     pub(super) fn begin(&mut self, out: &mut Fields<'_>, seq: u64, time: Time, id: Option<SocketId>) {

@@ -38,7 +38,7 @@ impl Writer {
             writing: None,
             seq: 0,
             clock,
-            recent: Recent::default(),
+            recent: Recent::listing(),
             now,
         }
     }
