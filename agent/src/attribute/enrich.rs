@@ -8,9 +8,12 @@ use super::known::Known;
 use super::origin::{self, Facts};
 use super::sysctl::Sysctls;
 use crate::model::{
-    Direction, Event, EventKind, Flow, Mono, Reset, ResetDirection, ResetOrigin, Retransmit, RetransmitKind, Shared,
-    SocketId, SocketUpdate, StateChange, TcpDetail, TcpState,
+    Direction, Event, EventKind, Flow, Mono, Owner, Reset, ResetDirection, ResetOrigin, Retransmit, RetransmitKind,
+    Shared, SocketId, SocketUpdate, StateChange, TcpDetail, TcpState,
 };
+
+/// What a process is called that ended before its name could be read.
+const NAMELESS: &str = "?";
 
 impl Attribution {
     /// Completes a live event where it stands; what else became known through it (the socket's first description) is
@@ -95,7 +98,7 @@ impl Attribution {
             k.direction = Some(Direction::Incoming);
             k.family = l.family;
             for o in l.owners.iter() {
-                k.add_owner(crate::model::Owner { fd: None, ..o.clone() });
+                k.add_owner(Owner { fd: None, ..o.clone() });
             }
         }
         k.remote_name = self.name_for(flow);
@@ -127,7 +130,12 @@ impl Attribution {
         if let (Some(id), TcpState::SynSent, Some(pid)) = (c.socket, c.to, c.pid)
             && self.table.get(id).is_none()
         {
-            if c.flow.is_some_and(|f| !self.names.matches(f.remote)) || !self.recruit(pid, now) {
+            if c.flow.is_some_and(|f| !self.names.matches(f.remote)) {
+                return false;
+            }
+            // One that has ended already cannot be looked at; what it did is told all the same.
+            let looked_at = self.recruit(pid, now);
+            if !looked_at && !self.spec.all {
                 return false;
             }
             let mut k = Known::new(id);
@@ -145,6 +153,8 @@ impl Attribution {
                 if let Some(netns) = &p.netns {
                     self.namespaces.enter(netns, now);
                 }
+            } else {
+                k.owners = [Owner { pid, comm: NAMELESS.into(), fd: None, program: None }].into();
             }
             self.first_sight(k, now, out);
             return true;

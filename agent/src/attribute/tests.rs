@@ -92,6 +92,35 @@ fn a_socket_opened_later_is_found_by_the_event_that_names_it() {
 }
 
 #[test]
+fn a_process_that_has_ended_is_told_by_its_number() {
+    let mut child = std::process::Command::new("true").spawn().unwrap();
+    child.wait().unwrap();
+    let pid = child.id();
+    for all in [true, false] {
+        let (mut a, _) = start(&TargetSpec { all, ..targets(&[std::process::id()]) }, &[]);
+        let change = crate::model::StateChange {
+            socket: Some(SocketId(u64::MAX)),
+            flow: Some(crate::model::Flow {
+                local: "192.0.2.1:0".parse().unwrap(),
+                remote: "192.0.2.2:443".parse().unwrap(),
+            }),
+            netns: None,
+            family: Some(crate::model::Family::V4),
+            from: crate::model::TcpState::Close,
+            to: crate::model::TcpState::SynSent,
+            pid: Some(pid),
+            last: false,
+        };
+        let mut out = Vec::new();
+        let ours = a.enrich(&mut Event { at: later(1.0), kind: EventKind::State(change) }, &mut out);
+        assert_eq!(ours, all, "only who watches everything asks for it");
+        let owners: Vec<_> = updates(&out, SocketId(u64::MAX)).iter().filter_map(|u| u.owners.clone()).collect();
+        let told: Vec<_> = owners.iter().flat_map(|o| o.iter().map(|o| (o.pid, &*o.comm))).collect();
+        assert_eq!(told, if all { vec![(pid, "?")] } else { vec![] });
+    }
+}
+
+#[test]
 fn other_destinations_are_left_out() {
     let l = TcpListener::bind("127.0.0.1:0").unwrap();
     let wanted = TcpListener::bind("127.0.0.2:0").unwrap();
