@@ -10,11 +10,12 @@ use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::asked::Asked;
 use super::client::Clue;
 use super::destination::{Destination, DestinationId, Destinations, IdleDeath, Learned};
 use super::group::{AnyRule, Scene};
 use super::reset::{self, IDLE_AT_FIN, ResetVerdict};
-use super::rule::{Concern, Look};
+use super::rule::Look;
 use super::rules;
 use super::stuck;
 use super::thresholds::Thresholds;
@@ -67,43 +68,6 @@ pub struct Engine {
     worked: bool,
     next_id: u64,
     next_telling: Option<Mono>,
-}
-
-/// Which rules are asked of a socket: one bit each.
-#[derive(Default)]
-struct Asked {
-    any: u32,
-    open: u32,
-    stuck: u32,
-    /// By the code of the reset's verdict.
-    reset: [u32; Code::ALL.len()],
-}
-
-impl Asked {
-    fn of(rules: &[Box<dyn AnyRule>]) -> Self {
-        let mut this = Self::default();
-        for (i, rule) in rules.iter().enumerate() {
-            let bit = 1 << i;
-            match rule.concern() {
-                Concern::Any => this.any |= bit,
-                Concern::Open => this.open |= bit,
-                Concern::Stuck => this.stuck |= bit,
-                Concern::Reset => {
-                    for code in Code::ALL.iter().filter(|c| rule.judges(**c)) {
-                        this.reset[*code as usize] |= bit;
-                    }
-                }
-            }
-        }
-        this
-    }
-
-    fn about(&self, s: &Socket, reset: Option<&ResetVerdict>, is_stuck: bool) -> u32 {
-        self.any
-            | if s.is_closed() { 0 } else { self.open }
-            | if is_stuck { self.stuck } else { 0 }
-            | reset.map_or(0, |v| self.reset[v.code as usize])
-    }
 }
 
 impl Engine {

@@ -159,21 +159,9 @@ impl<R: Rule> Runner<R> {
     /// Makes room in `group` and in the whole rule.
     fn shed(&mut self, key: Key, t: &Thresholds, out: &mut Vec<SocketId>) {
         let over = |c: &Case<R::Fact>| self.rule.holds_until(&c.fact, t).is_some();
-        let full = self.groups.get_mut(&key).filter(|g| g.cases.len() > MAX_CASES);
+        let full = self.groups.get(&key).filter(|g| g.cases.len() > MAX_CASES);
         let oldest = match full {
-            Some(group) => {
-                // Of a storm it is the very first.
-                if let Some(first) = group.cases.first_entry()
-                    && over(first.get())
-                {
-                    let id = first.remove().socket;
-                    group.shed += 1;
-                    self.member.remove(&id);
-                    out.push(id);
-                    return;
-                }
-                group.cases.values().take(LOOK_FOR_OVER).find(|c| over(c)).map(|c| (c.socket, key))
-            }
+            Some(group) => group.cases.values().take(LOOK_FOR_OVER).find(|c| over(c)).map(|c| (c.socket, key)),
             None if self.member.len() > MAX_MEMBERS => {
                 let members = self.arrivals.iter().filter_map(|id| Some((*id, *self.member.get(id)?)));
                 let is_over =

@@ -1,5 +1,6 @@
 //! From state to causes: the engine and its rules. Time is passed in; nothing here reads a clock or a file.
 
+mod asked;
 mod client;
 mod destination;
 mod engine;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 pub struct Owner {
     /// tgid in the agent's pid namespace.
     pub pid: u32,
-    /// `comm`, already made safe for a terminal by [`sanitize`].
+    /// `comm`, already made safe for a terminal by [`sanitize`]; `?` of a process that ended before it could be read.
     pub comm: Arc<str>,
     /// `None` once the process has exited or where the descriptor is not known yet.
     pub fd: Option<i32>,

@@ -41,6 +41,7 @@ pub struct HookPart<'a> {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct OwnerPart<'a> {
     pub pid: u32,
+    /// `?` of a process that ended before its name could be read.
     #[serde(borrow)]
     pub comm: Text<'a>,
     /// null once the process has exited.

@@ -4,6 +4,7 @@
 //! caller comes by ([`Recorder::flush`]) when no event does. A recording that can no longer be written closes with its
 //! last whole line, and the run goes on.
 
+mod remembered;
 mod sink;
 #[cfg(test)]
 mod tests;
@@ -11,16 +12,15 @@ mod tests;
 pub use sink::{RecordError, open_private};
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use self::remembered::{Remembered, fingerprint, hasher};
 use self::sink::{Sink, SinkError};
 use super::redact::Redactor;
 use super::schema::{Described, Line, LineContext, Recent, Time, hot, part_path};
-use crate::model::{
-    CookieHash, End, Event, EventKind, Lost, Mono, Sample, SocketId, SocketUpdate, TcpState, Totals, WallClock,
-};
+use crate::model::{CookieHash, End, Event, EventKind, Lost, Mono, Sample, SocketId, SocketUpdate, Totals, WallClock};
 use crate::state::{Socket, Table};
 
 /// Buffered before a write(2).
@@ -52,17 +52,6 @@ pub struct Options {
     pub max_files: Option<u32>,
     /// Pseudonyms instead of addresses and names.
     pub redactor: Option<Redactor>,
-}
-
-/// What the last lines of a socket said, to tell what is new.
-#[derive(Debug, Default)]
-struct Remembered {
-    fingerprint: u64,
-    state: Option<TcpState>,
-    sample: u64,
-    sample_at: Option<Mono>,
-    /// Revision of the socket at its last `socket` line.
-    revision: u64,
 }
 
 pub struct Recorder {
@@ -439,17 +428,4 @@ fn push(buffer: &mut Vec<u8>, line: &Line<'_>, seq: &mut u64) {
         // Cannot happen when writing into memory; half a line must not stay all the same.
         Err(_) => buffer.truncate(start),
     }
-}
-
-/// Compared within one run only.
-fn hasher() -> impl Hasher {
-    foldhash::fast::FixedState::with_seed(0).build_hasher()
-}
-
-/// What makes a new `socket` line worth writing.
-fn fingerprint(s: &Socket) -> u64 {
-    let mut h = hasher();
-    (&s.owners, s.orphaned, s.keepalive, s.flow, &s.remote_name).hash(&mut h);
-    (s.netns, s.direction, s.mptcp, s.opened).hash(&mut h);
-    h.finish() | 1
 }

@@ -2,6 +2,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use super::*;
+use crate::model::{StateChange, TcpState};
 use crate::state::TableConfig;
 use crate::view::schema::samples;
 
@@ -39,6 +40,41 @@ fn seq_has_no_gaps_and_end_is_last() {
     let finals: Vec<_> = lines.iter().rev().skip(1).take_while(|l| l["type"] == "socket").collect();
     assert!(finals.iter().any(|l| l["socket"] == "feed" && l["counters"]["resets_received"] == 1), "{finals:?}");
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+}
+
+#[test]
+fn the_last_change_of_state_brings_the_last_line_each_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("r.jsonl");
+    let mut recorder = Recorder::create(Target::File(path.clone()), Options::default()).unwrap();
+    // Of the sockets that are gone only one stays.
+    let mut table = Table::new(TableConfig { max_gone: 1, ..TableConfig::default() });
+    let change = |at, from, to, last| {
+        let change =
+            StateChange { socket: Some(SocketId(7)), flow: None, netns: None, family: None, from, to, pid: None, last };
+        Event { at: Mono(at), kind: EventKind::State(change) }
+    };
+    use TcpState::{Close, SynSent};
+    // A connect that fails, and one more of the same socket.
+    for (at, from, to, last) in
+        [(1, Close, SynSent, false), (2, SynSent, Close, true), (3, Close, SynSent, false), (4, SynSent, Close, true)]
+    {
+        let event = change(at, from, to, last);
+        table.apply(&event);
+        recorder.write(&event, &table, &samples::clock()).unwrap();
+    }
+    let end = samples::all().pop().unwrap();
+    assert!(matches!(end.kind, EventKind::End(_)));
+    recorder.write(&end, &table, &samples::clock()).unwrap();
+    recorder.finish().unwrap();
+    let told: Vec<_> = lines_of(&path)
+        .iter()
+        .map(|l| (l["type"].as_str().unwrap().to_owned(), l.get("to").or(l.get("state")).cloned().unwrap_or_default()))
+        .collect();
+    let of = |kind: &str, state: &str| (kind.to_owned(), serde_json::Value::from(state));
+    let round = [of("state", "SYN_SENT"), of("state", "CLOSE"), of("socket", "CLOSE")];
+    assert_eq!(told[..6], [&round[..], &round[..]].concat());
+    assert_eq!(told[6..], [("end".to_owned(), serde_json::Value::Null)]);
 }
 
 #[test]
