@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -142,19 +143,28 @@ impl Workload {
     }
 
     /// The answer, if it comes within the time.
-    pub fn poll(&self, op: Op, patience: std::time::Duration) -> Option<Value> {
+    pub fn poll(&self, op: Op, patience: Duration) -> Option<Value> {
         let wanted = json!(op.0.to_string());
         self.lines.wait(patience, |p| p.lines.iter().find(|l| l["op"] == wanted && l.get("ok").is_some()).cloned())
     }
 
     /// The answer, success or not.
     pub fn answer(&self, op: Op) -> Value {
-        self.poll(op, patience()).unwrap_or_else(|| panic!("no answer to command {} within {:?}", op.0, patience()))
+        self.answer_within(op, patience())
+    }
+
+    fn answer_within(&self, op: Op, patience: Duration) -> Value {
+        self.poll(op, patience).unwrap_or_else(|| panic!("no answer to command {} within {patience:?}", op.0))
     }
 
     /// Does a command that must succeed.
     pub fn call(&self, command: &str) -> Value {
-        let answer = self.answer(self.begin(command));
+        self.call_within(command, patience())
+    }
+
+    /// Does a command that must succeed and may take this long.
+    pub fn call_within(&self, command: &str, patience: Duration) -> Value {
+        let answer = self.answer_within(self.begin(command), patience);
         assert!(answer["ok"] == true, "the workload could not do '{command}': {answer}");
         answer
     }

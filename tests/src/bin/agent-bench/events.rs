@@ -7,9 +7,9 @@ use agent_tests::lab::Ns;
 use agent_tests::workload::Workload;
 use anyhow::{Context, Result};
 
-use crate::peers;
 use crate::run::{Program, agent};
 use crate::table::{Row, Series};
+use crate::{load, peers};
 
 const ROUNDS: usize = 5;
 const EVENTS: u64 = 20_000;
@@ -55,7 +55,7 @@ fn per_run(ns: &Ns, storm: &Workload, args: &[&str]) -> Result<f64> {
     watch.poke_until("\"type\":\"session\"", || {})?;
     std::thread::sleep(std::time::Duration::from_millis(500));
     let before = programs(watch.pid())?;
-    storm.call(&format!("storm 127.0.0.1:9 {EVENTS} {RATE}"));
+    load::refused(storm, "127.0.0.1", EVENTS, RATE);
     let (mut runs, mut nanoseconds) = (0, 0);
     for (id, (r, n)) in programs(watch.pid())? {
         let (r0, n0) = before.get(&id).copied().unwrap_or_default();
@@ -127,7 +127,7 @@ pub fn cpu_per_line() -> Result<Vec<Row>> {
             program.poke_until(marks[0], || {
                 storm.call("storm 127.0.0.1:9 1 0");
             })?;
-            storm.call(&format!("storm 127.0.0.1:9 {events} {rate}"));
+            load::refused(&storm, "127.0.0.1", events, rate);
             let (cost, finished) = program.interrupt()?;
             let lines = finished.lines_with(marks[0])? + finished.lines_with(marks[1])?;
             anyhow::ensure!(lines >= events, "only {lines} lines: {}", finished.errors);

@@ -1,15 +1,15 @@
 //! The same storm under other tracers: what they cost the load, and how many of its events they print.
 
 use std::ffi::OsString;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use agent_tests::lab::Ns;
 use agent_tests::workload::Workload;
 use anyhow::Result;
 
-use crate::peers;
 use crate::run::{Program, agent};
 use crate::table::{Row, Series};
+use crate::{load, peers};
 
 const ROUNDS: usize = 3;
 const EACH: u64 = 50_000;
@@ -67,9 +67,7 @@ impl Tracer {
 }
 
 fn speed(storm: &Workload) -> f64 {
-    let begun = Instant::now();
-    storm.call(&format!("storm 127.0.0.1:9 {EACH} 0"));
-    EACH as f64 / begun.elapsed().as_secs_f64()
+    EACH as f64 / load::refused(storm, "127.0.0.1", EACH, 0)
 }
 
 pub fn others() -> Result<Vec<Row>> {
