@@ -93,7 +93,7 @@ fn record(converter: &Converter, input: &[u8]) -> bool {
     let Ok(decoded) = decode(input) else { return false };
     let (mut events, mut forks) = (Vec::new(), Vec::new());
     for socket in [None, Some(SocketId(7))] {
-        converter.convert(&decoded, socket, &mut events, &mut forks);
+        converter.convert(decoded, socket, &mut events, &mut forks);
     }
     true
 }

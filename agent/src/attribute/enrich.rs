@@ -8,8 +8,8 @@ use super::known::Known;
 use super::origin::{self, Facts};
 use super::sysctl::Sysctls;
 use crate::model::{
-    Direction, Event, EventKind, Flow, Mono, Owner, Reset, ResetDirection, ResetOrigin, Retransmit, RetransmitKind,
-    Shared, SocketId, SocketUpdate, StateChange, TcpDetail, TcpState,
+    Direction, Event, EventKind, Flow, Mono, Owner, Owners, Reset, ResetDirection, ResetOrigin, Retransmit,
+    RetransmitKind, Shared, SocketId, SocketUpdate, StateChange, TcpDetail, TcpState,
 };
 
 /// What a process is called that ended before its name could be read.
@@ -125,6 +125,17 @@ impl Attribution {
         }
     }
 
+    /// A known process as the owner of a connection that it has just opened.
+    fn opener(&mut self, pid: u32, now: Mono) -> Option<Owners> {
+        let p = self.processes.get_mut(&pid)?;
+        // The program may have changed (exec) since the last look.
+        p.rename(now);
+        if let Some(netns) = &p.netns {
+            self.namespaces.enter(netns, now);
+        }
+        Some(p.alone())
+    }
+
     fn state_event(&mut self, c: &mut StateChange, now: Mono, out: &mut Vec<Event>) -> bool {
         // The one transition that proves its owner: connect runs in the process.
         if let (Some(id), TcpState::SynSent, Some(pid)) = (c.socket, c.to, c.pid)
@@ -134,8 +145,11 @@ impl Attribution {
                 return false;
             }
             // One that has ended already cannot be looked at; what it did is told all the same.
-            let looked_at = self.recruit(pid, now);
-            if !looked_at && !self.spec.all {
+            let mut owners = self.opener(pid, now);
+            if owners.is_none() && self.recruit(pid, now) {
+                owners = self.opener(pid, now);
+            }
+            if owners.is_none() && !self.spec.all {
                 return false;
             }
             let mut k = Known::new(id);
@@ -146,16 +160,7 @@ impl Attribution {
             k.direction = Some(Direction::Outgoing);
             k.state = Some(TcpState::SynSent);
             k.remote_name = self.name_for(c.flow);
-            if let Some(p) = self.processes.get_mut(&pid) {
-                // The program may have changed (exec) since the last look.
-                p.rename(now);
-                k.owners = p.alone();
-                if let Some(netns) = &p.netns {
-                    self.namespaces.enter(netns, now);
-                }
-            } else {
-                k.owners = [Owner { pid, comm: NAMELESS.into(), fd: None, program: None }].into();
-            }
+            k.owners = owners.unwrap_or_else(|| [Owner { pid, comm: NAMELESS.into(), fd: None, program: None }].into());
             self.first_sight(k, now, out);
             return true;
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::destination::Destination;
-use crate::model::{DestPrefix, Mono, canonical};
+use crate::model::{DestMask, DestPrefix, Mono, canonical};
 
 /// How often names are resolved again. Shorter than most records live, long enough to be no load.
 pub const REFRESH: Duration = Duration::from_secs(30);
@@ -29,13 +29,16 @@ pub struct Lookup {
 #[derive(Debug, Default)]
 pub struct Names {
     destinations: Vec<Destination>,
+    /// Those of them that are no names, for [`Self::matches`], which is asked for every new connection.
+    fixed: Vec<DestMask>,
     /// Per name: addresses with the time when DNS last gave them.
     addresses: HashMap<Arc<str>, Vec<(IpAddr, Mono)>>,
 }
 
 impl Names {
     pub fn new(destinations: Vec<Destination>) -> Self {
-        Self { destinations, addresses: HashMap::new() }
+        let fixed = destinations.iter().filter_map(Destination::prefix).map(DestMask::from).collect();
+        Self { destinations, fixed, addresses: HashMap::new() }
     }
 
     /// Resolves everything now, for commands that take one look. Blocks for at most the look-up's timeout.
@@ -138,7 +141,7 @@ impl Names {
             d.port.is_none_or(|p| p == remote.port())
                 && d.name().is_some_and(|n| self.of(n).any(|ip| ip == remote.ip()))
         };
-        self.is_empty() || self.destinations.iter().any(|d| d.matches(remote) || by_name(d))
+        self.is_empty() || self.fixed.iter().any(|m| m.matches(remote)) || self.destinations.iter().any(by_name)
     }
 
     /// The user's name for this remote end. Of several names that resolve to one address, the one that was given with

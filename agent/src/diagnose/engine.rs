@@ -64,6 +64,10 @@ pub struct Engine {
     clues: HashMap<u32, Clue>,
     /// Sockets to look at again because a neighbour changed.
     again: Vec<SocketId>,
+    /// Sockets whose cases gave way to that of the one that is looked at, and to which rule's; empty between looks.
+    gave_way: Vec<(SocketId, u32)>,
+    /// The same of the rule that is asked.
+    shed: Vec<SocketId>,
     /// The rules have looked at something since the findings were told last.
     worked: bool,
     next_id: u64,
@@ -83,6 +87,8 @@ impl Engine {
             dests: Destinations::default(),
             clues: HashMap::new(),
             again: Vec::new(),
+            gave_way: Vec::new(),
+            shed: Vec::new(),
             worked: false,
             next_id: 0,
             next_telling: None,
@@ -231,14 +237,12 @@ impl Engine {
             stuck: stuck.as_ref(),
         };
         let mut due = now.plus(HOUSEKEEPING);
-        // Sockets whose cases gave way to this one, and to which rule's. Empty vectors allocate nothing.
-        let (mut shed, mut gave_way) = (Vec::new(), Vec::new());
         let mut left = (self.asked.about(s, verdict.as_ref(), stuck.is_some()) | memo.cases) & !memo.shed;
         while left != 0 {
             let bit = left & left.wrapping_neg();
             left ^= bit;
             let rule = &mut self.rules[bit.trailing_zeros() as usize];
-            if rule.examine(&cx, s, dest_id, memo.cases & bit != 0, &mut shed) {
+            if rule.examine(&cx, s, dest_id, memo.cases & bit != 0, &mut self.shed) {
                 memo.cases |= bit;
             } else {
                 memo.cases &= !bit;
@@ -248,9 +252,9 @@ impl Engine {
             {
                 due = due.min(at);
             }
-            gave_way.extend(shed.drain(..).map(|id| (id, bit)));
+            self.gave_way.extend(self.shed.drain(..).map(|id| (id, bit)));
         }
-        for (id, bit) in gave_way {
+        while let Some((id, bit)) = self.gave_way.pop() {
             if id == s.id {
                 (memo.cases, memo.shed) = (memo.cases & !bit, memo.shed | bit);
             } else if let Some(m) = self.memos.get_mut(&id) {

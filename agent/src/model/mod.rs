@@ -14,7 +14,7 @@ pub use action::{ActionKind, ActionRecord, ActionResult, Method, OptionValues};
 pub use event::{Event, EventKind, Lost, Reset, Retransmit, Sample, SocketUpdate, StateChange, TcpDetail};
 pub use finding::{Code, Confidence, Evidence, Finding, FindingStatus};
 pub use limits::{IdleFigure, IdleLimits};
-pub use net::{CookieHash, DestPrefix, Family, Flow, SocketId, canonical, mapped};
+pub use net::{CookieHash, DestMask, DestPrefix, Family, Flow, SocketId, canonical, mapped};
 pub use process::{Component, Owner, Owners, sanitize};
 pub use session::{BackendChoice, End, Hook, Session, Targets, Totals};
 pub use tcp::{

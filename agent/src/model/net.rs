@@ -78,8 +78,8 @@ impl DestPrefix {
     /// Masks `addr` to `bits`; more than 128 counts as 128.
     pub fn new(addr: [u8; 16], bits: u8, port: u16) -> Self {
         let bits = bits.min(128);
-        let keep = u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0);
-        Self { addr: (u128::from_be_bytes(addr) & keep).to_be_bytes(), bits, port }
+        let this = Self { addr, bits, port };
+        Self { addr: (u128::from_be_bytes(addr) & this.keep()).to_be_bytes(), ..this }
     }
 
     /// One address, IPv4 or IPv6.
@@ -88,8 +88,36 @@ impl DestPrefix {
     }
 
     pub fn matches(&self, remote: SocketAddr) -> bool {
-        (self.port == 0 || self.port == remote.port())
-            && Self::new(mapped(remote.ip()), self.bits, self.port).addr == self.addr
+        DestMask::from(*self).matches(remote)
+    }
+
+    /// Ones where an address must be equal.
+    fn keep(&self) -> u128 {
+        u128::MAX.checked_shl(128 - u32::from(self.bits.min(128))).unwrap_or(0)
+    }
+}
+
+/// A [`DestPrefix`] as numbers, for who asks often.
+#[derive(Clone, Copy, Debug)]
+pub struct DestMask {
+    addr: u128,
+    keep: u128,
+    port: u16,
+}
+
+impl From<DestPrefix> for DestMask {
+    fn from(p: DestPrefix) -> Self {
+        Self { addr: u128::from_be_bytes(p.addr), keep: p.keep(), port: p.port }
+    }
+}
+
+impl DestMask {
+    pub fn matches(&self, remote: SocketAddr) -> bool {
+        let addr = match remote.ip() {
+            IpAddr::V4(a) => 0xffff << 32 | u128::from(a.to_bits()),
+            IpAddr::V6(a) => a.to_bits(),
+        };
+        (self.port == 0 || self.port == remote.port()) && (addr ^ self.addr) & self.keep == 0
     }
 }
 

@@ -1,60 +1,41 @@
 //! Single values of a line, written by hand into a reused buffer: about a third of what the general serialiser costs.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::digits::{OCTETS, eight, eight_hex, hex, nine, text};
 use super::recent::Recent;
+use super::room::{Fields, Written};
 use crate::model::{Flow, SocketId};
 
 /// Digits of the largest number.
 const NUMBER_LEN: usize = 20;
 
-/// Writes JSON into memory; a key comes with its punctuation.
-pub(super) struct Fields<'a> {
-    pub out: &'a mut Vec<u8>,
-}
-
-impl Fields<'_> {
-    /// Where it is called with a constant, the copy is a few stores: a line has dozens of them.
-    #[inline(always)]
-    pub fn raw(&mut self, bytes: &[u8]) {
-        self.out.extend_from_slice(bytes);
-    }
-
-    /// Appends the first `len` bytes of `text`. All of it is written, which takes a store or two, and the rest cut off
-    /// again: copying an unknown number of bytes takes a call.
-    #[inline(always)]
-    pub fn padded<const N: usize>(&mut self, text: &[u8; N], len: usize) {
-        let end = self.out.len() + len;
-        self.out.extend_from_slice(text);
-        self.out.truncate(end);
-    }
-
+impl<'a> Fields<'a> {
     /// The rest of a text that is often, but not always short, and the quotation mark behind it.
     #[inline(always)]
-    fn closed(&mut self, bytes: &[u8]) {
+    fn closed(self, bytes: &[u8]) -> Written<'a> {
         const QUOTE: u128 = text(b"\"");
         let len = bytes.len();
         // The first and the last bytes of the text, which overlap or meet.
         if let (8..=15, Some(first), Some(last)) = (len, bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
             let [first, last] = [first, last].map(|half| u128::from(u64::from_le_bytes(*half)));
-            self.padded(&(first | last << (8 * (len - 8)) | QUOTE << (8 * len)).to_le_bytes(), len + 1);
+            self.padded(&(first | last << (8 * (len - 8)) | QUOTE << (8 * len)).to_le_bytes(), len + 1)
         } else if let (4..8, Some(first), Some(last)) = (len, bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
             let [first, last] = [first, last].map(|half| u64::from(u32::from_le_bytes(*half)));
             let quote = (QUOTE as u64) << (8 * len);
-            self.padded(&(first | last << (8 * (len - 4)) | quote).to_le_bytes(), len + 1);
+            self.padded(&(first | last << (8 * (len - 4)) | quote).to_le_bytes(), len + 1)
         } else {
-            self.raw(bytes);
-            self.raw(b"\"");
+            self.raw(bytes)?.raw(b"\"")
         }
     }
 
     #[inline]
-    pub fn number(&mut self, n: u64) {
+    pub fn number(self, n: u64) -> Written<'a> {
         // Counts are mostly 0.
         if n < 10 {
-            return self.out.push(b'0' + n as u8);
+            return self.raw(&[b'0' + n as u8]);
         }
         if n < 100_000_000 {
             let len = n.ilog10() as usize + 1;
@@ -68,81 +49,73 @@ impl Fields<'_> {
             digits[at] = b'0' + (left % 10) as u8;
             left /= 10;
         }
-        if let Some(text) = digits[at..].first_chunk::<NUMBER_LEN>() {
-            self.padded(text, NUMBER_LEN - at);
-        }
-    }
-
-    pub fn null(&mut self) {
-        self.raw(b"null");
-    }
-
-    pub fn cookie(&mut self, id: Option<SocketId>) {
-        let Some(SocketId(n)) = id else { return self.null() };
-        self.raw(b"\"");
-        let high = (n >> 32) as u32;
-        if high == 0 {
-            let (digits, len) = hex(n as u32);
-            self.padded(&digits.to_le_bytes(), len);
-        } else {
-            let (digits, len) = hex(high);
-            self.padded(&digits.to_le_bytes(), len);
-            self.raw(&eight_hex(n as u32).to_le_bytes());
-        }
-        self.raw(b"\"");
+        self.padded(digits[at..].first_chunk::<NUMBER_LEN>()?, NUMBER_LEN - at)
     }
 
     #[inline(always)]
-    pub fn int<N: Into<u64>>(&mut self, key: &[u8], n: Option<N>) {
-        self.raw(key);
+    pub fn null(self) -> Written<'a> {
+        self.raw(b"null")
+    }
+
+    pub fn cookie(self, id: Option<SocketId>) -> Written<'a> {
+        let Some(SocketId(n)) = id else { return self.null() };
+        let mut w = self.raw(b"\"")?;
+        let high = (n >> 32) as u32;
+        if high == 0 {
+            let (digits, len) = hex(n as u32);
+            w = w.padded(&digits.to_le_bytes(), len)?;
+        } else {
+            let (digits, len) = hex(high);
+            w = w.padded(&digits.to_le_bytes(), len)?.raw(&eight_hex(n as u32).to_le_bytes())?;
+        }
+        w.raw(b"\"")
+    }
+
+    #[inline(always)]
+    pub fn int<N: Into<u64>>(self, key: &[u8], n: Option<N>) -> Written<'a> {
+        let w = self.raw(key)?;
         match n {
-            Some(n) => self.number(n.into()),
-            None => self.null(),
+            Some(n) => w.number(n.into()),
+            None => w.null(),
         }
     }
 
     /// A word of ours: nothing in it needs escaping. `key` ends in the quotation mark that a word begins with.
     #[inline(always)]
-    pub fn word(&mut self, key: &[u8], word: Option<&str>) {
+    pub fn word(self, key: &[u8], word: Option<&str>) -> Written<'a> {
         match word {
-            Some(word) => {
-                self.raw(key);
-                self.closed(word.as_bytes());
-            }
-            None => {
-                self.raw(&key[..key.len() - 1]);
-                self.null();
-            }
+            Some(word) => self.raw(key)?.closed(word.as_bytes()),
+            None => self.raw(&key[..key.len() - 1])?.null(),
         }
     }
 
     /// A text of anybody's; `key` as for [`Self::word`].
     #[inline]
-    pub fn text(&mut self, key: &[u8], text: Option<&str>) {
+    pub fn text(self, key: &[u8], text: Option<&str>) -> Written<'a> {
         let Some(text) = text else { return self.word(key, None) };
         if text.bytes().all(|b| b >= b' ' && b != b'"' && b != b'\\') {
-            self.word(key, Some(text));
-        } else {
-            self.raw(&key[..key.len() - 1]);
-            if serde_json::to_writer(&mut *self.out, text).is_err() {
+            return self.word(key, Some(text));
+        }
+        self.raw(&key[..key.len() - 1])?.made(|bytes| {
+            if serde_json::to_writer(&mut *bytes, text).is_err() {
                 // Writing a string into memory cannot fail; an empty one keeps the line whole all the same.
-                self.raw(b"\"\"");
+                bytes.extend_from_slice(b"\"\"");
             }
-        }
+        })
     }
 
-    pub fn flow(&mut self, flow: Option<Flow>, recent: &mut Recent) {
+    pub fn flow(self, flow: Option<Flow>, recent: &mut Recent) -> Written<'a> {
         match flow {
-            Some(flow) if recent.listing => self.ends(Some(flow.local), Some(flow.remote)),
-            Some(flow) => {
-                let piece = if flow.local.port() == 0 { &mut recent.unbound } else { &mut recent.flow };
-                piece.put(self, &flow, |f, w| w.ends(Some(f.local), Some(f.remote)));
+            Some(flow) if !recent.listing => {
+                let w = recent.ends.put(self.raw(b",\"local\":")?, flow.local, false)?;
+                recent.ends.put(w.raw(b",\"remote\":")?, flow.remote, true)
             }
-            None => self.ends(None, None),
+            _ => self.ends(flow.map(|f| f.local), flow.map(|f| f.remote)),
         }
     }
 
-    pub fn netns(&mut self, netns: Option<u32>, recent: &mut Recent) {
+    #[inline]
+    pub fn netns(self, netns: Option<u32>, recent: &mut Recent) -> Written<'a> {
         const KEY: &[u8] = b",\"netns\":";
         match netns {
             Some(n) => recent.netns.put(self, &n, |n, w| w.int(KEY, Some(*n))),
@@ -150,15 +123,11 @@ impl Fields<'_> {
         }
     }
 
-    pub fn ends(&mut self, local: Option<SocketAddr>, remote: Option<SocketAddr>) {
-        self.raw(b",\"local\":");
-        self.addr(local);
-        self.raw(b",\"remote\":");
-        self.addr(remote);
+    pub fn ends(self, local: Option<SocketAddr>, remote: Option<SocketAddr>) -> Written<'a> {
+        self.raw(b",\"local\":")?.addr(local)?.raw(b",\"remote\":")?.addr(remote)
     }
 
-    pub fn addr(&mut self, addr: Option<SocketAddr>) {
-        use std::io::Write as _;
+    pub fn addr(self, addr: Option<SocketAddr>) -> Written<'a> {
         match addr {
             None => self.null(),
             Some(SocketAddr::V4(a)) => {
@@ -168,60 +137,45 @@ impl Fields<'_> {
                     text |= u128::from(digits) << (8 * len);
                     len += usize::from(n);
                 }
-                self.raw(b"\"");
                 // The last dot gives way.
-                self.padded(&text.to_le_bytes(), len - 1);
-                self.raw(b":");
-                self.number(a.port().into());
-                self.raw(b"\"");
+                let w = self.raw(b"\"")?.padded(&text.to_le_bytes(), len - 1)?.raw(b":")?;
+                w.number(a.port().into())?.raw(b"\"")
             }
-            Some(a) => {
-                // Into memory: cannot fail.
-                let _ = write!(self.out, "\"{a}\"");
-            }
+            // Into memory: cannot fail.
+            Some(a) => self.made(|bytes| drop(write!(bytes, "\"{a}\""))),
         }
     }
 
     /// Exact to the nanosecond, without a float on the way.
     #[inline(always)]
-    pub fn seconds(&mut self, key: &[u8], d: Option<Duration>) {
-        self.raw(key);
-        let Some(d) = d else { return self.null() };
-        self.number(d.as_secs());
-        self.raw(b".");
-        let begin = self.out.len();
+    pub fn seconds(self, key: &[u8], d: Option<Duration>) -> Written<'a> {
+        let w = self.raw(key)?;
+        let Some(d) = d else { return w.null() };
         let nanos = d.subsec_nanos();
-        self.padded(&nine(nanos).to_le_bytes(), 9);
         // Without the zeros at the end, but for the first digit.
         let last = nanos % 100_000_000;
         let zeros = if last == 0 { 8 } else { (eight(last) - 0x3030_3030_3030_3030).leading_zeros() as usize / 8 };
-        self.out.truncate(begin + 9 - zeros);
+        w.number(d.as_secs())?.raw(b".")?.padded(&nine(nanos).to_le_bytes(), 9 - zeros)
     }
 
     #[inline(always)]
-    pub fn flag(&mut self, key: &[u8], b: Option<bool>) {
-        self.raw(key);
+    pub fn flag(self, key: &[u8], b: Option<bool>) -> Written<'a> {
+        let w = self.raw(key)?;
         // Each of its own: a text of one length is a store, one of three lengths a call.
         match b {
-            Some(true) => self.raw(b"true"),
-            Some(false) => self.raw(b"false"),
-            None => self.raw(b"null"),
+            Some(true) => w.raw(b"true"),
+            Some(false) => w.raw(b"false"),
+            None => w.raw(b"null"),
         }
     }
 
-    /// A field that is left out where it is unknown; a comma unless it is the first of its object.
+    /// A field that is left out where it is unknown. `key` begins with the comma that comes before all but the first
+    /// field of an object.
     #[inline(always)]
-    pub fn known<N: Into<u64>>(&mut self, key: &[u8], n: Option<N>) {
-        if let Some(n) = n {
-            self.comma();
-            self.raw(key);
-            self.number(n.into());
-        }
-    }
-
-    pub fn comma(&mut self) {
-        if self.out.last() != Some(&b'{') {
-            self.raw(b",");
+    pub fn known<N: Into<u64>>(self, key: &[u8], n: Option<N>) -> Written<'a> {
+        match n {
+            Some(n) => self.raw(key)?.number(n.into()),
+            None => Some(self),
         }
     }
 }
@@ -236,11 +190,12 @@ pub(super) fn millis(d: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::room::append;
     use super::*;
 
-    fn written(write: impl FnOnce(&mut Fields<'_>)) -> String {
+    fn written(write: impl for<'a> Fn(Fields<'a>) -> Written<'a>) -> String {
         let mut out = Vec::new();
-        write(&mut Fields { out: &mut out });
+        append(&mut out, write);
         String::from_utf8(out).unwrap()
     }
 

@@ -2,168 +2,165 @@
 //! hand. A test holds them to what the general serialiser writes.
 
 use super::described::Described;
-use super::fields::{Fields, micros, millis};
+use super::fields::{micros, millis};
 use super::recent::Recent;
+use super::room::{Fields, Written, append};
 use super::wire::Time;
 use crate::model::{
-    Counters, Event, EventKind, Flow, Keepalive, Mono, Owner, PacketFacts, ResetDirection, TcpDetail, TcpMetrics,
-    TcpState, WallClock,
+    Counters, Event, EventKind, Flow, Keepalive, Mono, Owner, PacketFacts, Reset, ResetDirection, Retransmit, Sample,
+    StateChange, TcpDetail, TcpMetrics, TcpState, WallClock,
 };
 
 /// Appends the line of `event`, without a line break. False, with nothing written, for the kinds that are rare.
 pub fn write(out: &mut Vec<u8>, event: &Event, seq: u64, recent: &mut Recent, wall: &WallClock) -> bool {
-    out.reserve(ROOM);
-    let mut w = Fields { out };
-    match &event.kind {
-        EventKind::State(_) => w.raw(b"{\"type\":\"state\",\"seq\":"),
-        EventKind::Retransmit(_) => w.raw(b"{\"type\":\"retransmit\",\"seq\":"),
-        EventKind::Reset(_) => w.raw(b"{\"type\":\"reset\",\"seq\":"),
-        EventKind::Sample(_) => w.raw(b"{\"type\":\"sample\",\"seq\":"),
-        _ => return false,
-    }
     let time = Time::new(wall, event.at);
     match &event.kind {
-        EventKind::State(c) => {
-            recent.begin(&mut w, seq, time, c.socket);
-            let change = &mut recent.changes[usize::from(c.to != TcpState::Close)];
-            change.put(&mut w, &(c.from, c.to, c.pid), |(from, to, pid), w| {
-                w.word(b",\"from\":\"", Some(from.name()));
-                w.word(b",\"to\":\"", Some(to.name()));
-                w.int(b",\"pid\":", *pid);
-            });
-            w.flow(c.flow, recent);
-            w.netns(c.netns, recent);
-        }
-        EventKind::Retransmit(r) => {
-            recent.begin(&mut w, seq, time, r.socket);
-            w.int(b",\"pid\":", r.pid);
-            w.flow(r.flow, recent);
-            w.netns(r.netns, recent);
-            w.word(b",\"state\":\"", r.state.map(|s| s.name()));
-            w.word(b",\"kind\":\"", Some(super::RetransmitKind::from(r.how).text()));
-            w.int(b",\"backoff\":", r.detail.backoff);
-            w.seconds(b",\"gives_up_in_s\":", r.gives_up_in);
-            w.int(b",\"segments\":", Some(r.segments));
-            w.detail(&r.detail, recent);
-        }
-        EventKind::Reset(r) => {
-            recent.begin(&mut w, seq, time, r.socket);
-            w.int(b",\"pid\":", r.pid);
-            w.flow(r.flow, recent);
-            w.netns(r.netns, recent);
-            let whose = &mut recent.resets[usize::from(r.direction != ResetDirection::Received)];
-            whose.put(&mut w, &(r.direction, r.origin, r.state), |(direction, origin, state), w| {
-                w.word(b",\"direction\":\"", Some(super::ResetDirection::from(*direction).text()));
-                w.word(b",\"origin\":\"", Some(super::ResetOrigin::from(*origin).text()));
-                w.word(b",\"state\":\"", state.map(|s| s.name()));
-            });
-            w.seconds(b",\"idle_before_s\":", r.idle_before);
-            match r.kernel_reason.as_deref() {
-                Some(reason) => recent.reason.put(&mut w, reason, |r, w| w.text(REASON, Some(r))),
-                None => w.word(REASON, None),
-            }
-            w.packet(&r.packet, recent);
-            if !r.origin_why.is_empty() {
-                recent.why.put(&mut w, &r.origin_why, |why, w| w.text(b",\"origin_why\":\"", Some(why)));
-            }
-            w.detail(&r.detail, recent);
-        }
-        EventKind::Sample(s) => {
-            recent.begin(&mut w, seq, time, Some(s.socket));
-            w.word(b",\"state\":\"", Some(s.state.name()));
-            w.metrics(Some(&s.tcp), recent);
-            w.seconds(b",\"gives_up_in_s\":", s.gives_up_in);
-        }
-        _ => {}
+        EventKind::State(c) => append(out, |w| state(w, c, seq, time, recent)),
+        EventKind::Retransmit(r) => append(out, |w| retransmit(w, r, seq, time, recent)),
+        EventKind::Reset(r) => append(out, |w| reset(w, r, seq, time, recent)),
+        EventKind::Sample(s) => append(out, |w| sample(w, s, seq, time, recent)),
+        _ => return false,
     }
-    w.raw(b"}");
     true
+}
+
+fn state<'a>(w: Fields<'a>, c: &StateChange, seq: u64, time: Time, recent: &mut Recent) -> Written<'a> {
+    let w = recent.begin(w.raw(b"{\"type\":\"state\",\"seq\":")?, seq, time, c.socket)?;
+    let change = &mut recent.changes[usize::from(c.to != TcpState::Close)];
+    let w = change.put(w, &(c.from, c.to, c.pid), |(from, to, pid), w| {
+        let w = w.word(b",\"from\":\"", Some(from.name()))?.word(b",\"to\":\"", Some(to.name()))?;
+        w.int(b",\"pid\":", *pid)
+    })?;
+    w.flow(c.flow, recent)?.netns(c.netns, recent)?.raw(b"}")
+}
+
+fn retransmit<'a>(w: Fields<'a>, r: &Retransmit, seq: u64, time: Time, recent: &mut Recent) -> Written<'a> {
+    let w = recent.begin(w.raw(b"{\"type\":\"retransmit\",\"seq\":")?, seq, time, r.socket)?;
+    w.int(b",\"pid\":", r.pid)?
+        .flow(r.flow, recent)?
+        .netns(r.netns, recent)?
+        .word(b",\"state\":\"", r.state.map(|s| s.name()))?
+        .word(b",\"kind\":\"", Some(super::RetransmitKind::from(r.how).text()))?
+        .int(b",\"backoff\":", r.detail.backoff)?
+        .seconds(b",\"gives_up_in_s\":", r.gives_up_in)?
+        .int(b",\"segments\":", Some(r.segments))?
+        .detail(&r.detail, recent)?
+        .raw(b"}")
+}
+
+fn reset<'a>(w: Fields<'a>, r: &Reset, seq: u64, time: Time, recent: &mut Recent) -> Written<'a> {
+    let w = recent.begin(w.raw(b"{\"type\":\"reset\",\"seq\":")?, seq, time, r.socket)?;
+    let w = w.int(b",\"pid\":", r.pid)?.flow(r.flow, recent)?.netns(r.netns, recent)?;
+    let whose = &mut recent.resets[usize::from(r.direction != ResetDirection::Received)];
+    let w = whose.put(w, &(r.direction, r.origin, r.state), |(direction, origin, state), w| {
+        w.word(b",\"direction\":\"", Some(super::ResetDirection::from(*direction).text()))?
+            .word(b",\"origin\":\"", Some(super::ResetOrigin::from(*origin).text()))?
+            .word(b",\"state\":\"", state.map(|s| s.name()))
+    })?;
+    let mut w = w.seconds(b",\"idle_before_s\":", r.idle_before)?;
+    w = match r.kernel_reason.as_deref() {
+        Some(reason) => recent.reason.put(w, reason, |r, w| w.text(REASON, Some(r)))?,
+        None => w.word(REASON, None)?,
+    };
+    w = w.packet(&r.packet, recent)?;
+    if !r.origin_why.is_empty() {
+        w = recent.why.put(w, &r.origin_why, |why, w| w.text(b",\"origin_why\":\"", Some(why)))?;
+    }
+    w.detail(&r.detail, recent)?.raw(b"}")
+}
+
+fn sample<'a>(w: Fields<'a>, s: &Sample, seq: u64, time: Time, recent: &mut Recent) -> Written<'a> {
+    recent
+        .begin(w.raw(b"{\"type\":\"sample\",\"seq\":")?, seq, time, Some(s.socket))?
+        .word(b",\"state\":\"", Some(s.state.name()))?
+        .metrics(Some(&s.tcp), recent)?
+        .seconds(b",\"gives_up_in_s\":", s.gives_up_in)?
+        .raw(b"}")
 }
 
 const REASON: &[u8] = b",\"kernel_reason\":\"";
 
-/// More than most lines take: their pieces then find their room at once.
-const ROOM: usize = 1_024;
-
 /// Appends a `socket` line, without a line break.
 pub fn socket(out: &mut Vec<u8>, d: &Described<'_>, at: Mono, seq: u64, recent: &mut Recent, wall: &WallClock) {
-    out.reserve(ROOM);
-    let mut w = Fields { out };
-    w.raw(b"{\"type\":\"socket\",\"seq\":");
-    recent.begin(&mut w, seq, Time::new(wall, at), Some(d.id));
-    w.word(b",\"family\":\"", d.family.map(|f| super::Family::from(f).text()));
-    match (d.local, d.remote) {
-        (Some(local), Some(remote)) => w.flow(Some(Flow { local, remote }), recent),
-        (local, remote) => w.ends(local, remote),
-    }
-    w.text(b",\"remote_name\":\"", d.remote_name);
-    w.netns(d.netns, recent);
-    if recent.listing {
-        w.owners(d.owners);
-    } else {
-        recent.owners.put(&mut w, d.owners, |o, w| w.owners(o));
-    }
-    w.word(b",\"direction\":\"", d.direction.map(|d| super::Direction::from(d).text()));
-    w.word(b",\"state\":\"", d.state.map(|s| s.name()));
-    match d.opened {
-        Some(opened) => recent.time(&mut w, b",\"opened\":", Time::new(wall, opened)),
-        None => w.raw(b",\"opened\":null"),
-    }
-    w.seconds(b",\"idle_s\":", d.idle);
-    w.keepalive(d.keepalive);
-    w.counters(&d.counters, recent);
-    w.metrics(d.tcp, recent);
+    let opened = d.opened.map(|opened| Time::new(wall, opened));
+    append(out, |w| described(w, d, seq, Time::new(wall, at), opened, recent));
+}
+
+fn described<'a>(
+    w: Fields<'a>,
+    d: &Described<'_>,
+    seq: u64,
+    time: Time,
+    opened: Option<Time>,
+    recent: &mut Recent,
+) -> Written<'a> {
+    let w = recent.begin(w.raw(b"{\"type\":\"socket\",\"seq\":")?, seq, time, Some(d.id))?;
+    let mut w = w.word(b",\"family\":\"", d.family.map(|f| super::Family::from(f).text()))?;
+    w = match (d.local, d.remote) {
+        (Some(local), Some(remote)) => w.flow(Some(Flow { local, remote }), recent)?,
+        (local, remote) => w.ends(local, remote)?,
+    };
+    w = w.text(b",\"remote_name\":\"", d.remote_name)?.netns(d.netns, recent)?;
+    w = if recent.listing { w.owners(d.owners)? } else { recent.owners.put(w, d.owners, |o, w| w.owners(o))? };
+    w = w
+        .word(b",\"direction\":\"", d.direction.map(|d| super::Direction::from(d).text()))?
+        .word(b",\"state\":\"", d.state.map(|s| s.name()))?;
+    w = match opened {
+        Some(opened) => recent.time(w, b",\"opened\":", opened)?,
+        None => w.raw(b",\"opened\":null")?,
+    };
+    w = w
+        .seconds(b",\"idle_s\":", d.idle)?
+        .keepalive(d.keepalive)?
+        .counters(&d.counters, recent)?
+        .metrics(d.tcp, recent)?;
     match (d.gives_up_in, d.mptcp, d.orphaned, d.destroyed) {
         // As most end.
         (None, Some(false), false, false) => {
-            w.raw(b",\"gives_up_in_s\":null,\"mptcp\":false,\"orphaned\":false,\"destroyed\":false}");
+            w.raw(b",\"gives_up_in_s\":null,\"mptcp\":false,\"orphaned\":false,\"destroyed\":false}")
         }
-        _ => {
-            w.seconds(b",\"gives_up_in_s\":", d.gives_up_in);
-            w.flag(b",\"mptcp\":", d.mptcp);
-            w.flag(b",\"orphaned\":", Some(d.orphaned));
-            w.flag(b",\"destroyed\":", Some(d.destroyed));
-            w.raw(b"}");
-        }
+        _ => w
+            .seconds(b",\"gives_up_in_s\":", d.gives_up_in)?
+            .flag(b",\"mptcp\":", d.mptcp)?
+            .flag(b",\"orphaned\":", Some(d.orphaned))?
+            .flag(b",\"destroyed\":", Some(d.destroyed))?
+            .raw(b"}"),
     }
 }
 
-impl Fields<'_> {
-    fn owners(&mut self, owners: &[Owner]) {
-        self.raw(b",\"owners\":[");
+impl<'a> Fields<'a> {
+    fn owners(self, owners: &[Owner]) -> Written<'a> {
+        let mut w = self.raw(b",\"owners\":[")?;
         for (n, o) in owners.iter().enumerate() {
-            self.int(if n == 0 { b"{\"pid\":" } else { b",{\"pid\":" }, Some(o.pid));
-            self.text(b",\"comm\":\"", Some(&o.comm));
-            self.raw(b",\"fd\":");
-            match o.fd.map(u64::try_from) {
-                Some(Ok(fd)) => self.number(fd),
+            w = w.int(if n == 0 { b"{\"pid\":" } else { b",{\"pid\":" }, Some(o.pid))?;
+            w = w.text(b",\"comm\":\"", Some(&o.comm))?.raw(b",\"fd\":")?;
+            w = match o.fd.map(u64::try_from) {
+                Some(Ok(fd)) => w.number(fd)?,
                 // No descriptor is negative.
-                Some(Err(_)) | None => self.null(),
-            }
+                Some(Err(_)) | None => w.null()?,
+            };
             let program = o.program.as_deref().unwrap_or_default();
             for (n, part) in program.iter().enumerate() {
                 let key: &[u8] = if n == 0 { b",\"program\":[{\"name\":\"" } else { b",{\"name\":\"" };
-                self.text(key, Some(&part.name));
-                self.text(b",\"version\":\"", Some(&part.version));
-                self.raw(b"}");
+                w = w.text(key, Some(&part.name))?.text(b",\"version\":\"", Some(&part.version))?.raw(b"}")?;
             }
-            self.raw(if program.is_empty() { b"}" } else { b"]}" });
+            w = w.raw(if program.is_empty() { b"}" } else { b"]}" })?;
         }
-        self.raw(b"]");
+        w.raw(b"]")
     }
 
-    fn keepalive(&mut self, k: Option<Keepalive>) {
+    fn keepalive(self, k: Option<Keepalive>) -> Written<'a> {
         let Some(k) = k else { return self.raw(b",\"keepalive\":null") };
-        self.flag(b",\"keepalive\":{\"enabled\":", Some(k.enabled));
-        self.int(b",\"idle_s\":", Some(k.idle_s));
-        self.int(b",\"interval_s\":", Some(k.interval_s));
-        self.int(b",\"count\":", Some(k.count));
-        self.int(b",\"user_timeout_ms\":", Some(k.user_timeout_ms));
-        self.word(b",\"set_by\":\"", k.set_by.map(|s| super::SetBy::from(s).text()));
-        self.raw(b"}");
+        self.flag(b",\"keepalive\":{\"enabled\":", Some(k.enabled))?
+            .int(b",\"idle_s\":", Some(k.idle_s))?
+            .int(b",\"interval_s\":", Some(k.interval_s))?
+            .int(b",\"count\":", Some(k.count))?
+            .int(b",\"user_timeout_ms\":", Some(k.user_timeout_ms))?
+            .word(b",\"set_by\":\"", k.set_by.map(|s| super::SetBy::from(s).text()))?
+            .raw(b"}")
     }
 
-    fn counters(&mut self, c: &Counters, recent: &mut Recent) {
+    fn counters(self, c: &Counters, recent: &mut Recent) -> Written<'a> {
         if *c == Counters::default() {
             // One piece instead of fourteen for most of all sockets.
             return self.raw(
@@ -171,78 +168,87 @@ impl Fields<'_> {
                   \"resets_received\":0,\"resets_sent\":0}",
             );
         }
-        recent.counters.put(self, c, |c, w| w.counted(c));
+        recent.counters.put(self, c, |c, w| w.counted(c))
     }
 
-    fn counted(&mut self, c: &Counters) {
-        self.int(b",\"counters\":{\"retransmits\":", Some(c.retransmits));
-        self.int(b",\"rto\":", Some(c.rto));
-        self.int(b",\"fast\":", Some(c.fast));
-        self.int(b",\"tlp\":", Some(c.tlp));
-        self.int(b",\"syn\":", Some(c.syn));
-        self.int(b",\"resets_received\":", Some(c.resets_received));
-        self.int(b",\"resets_sent\":", Some(c.resets_sent));
-        self.raw(b"}");
+    fn counted(self, c: &Counters) -> Written<'a> {
+        self.int(b",\"counters\":{\"retransmits\":", Some(c.retransmits))?
+            .int(b",\"rto\":", Some(c.rto))?
+            .int(b",\"fast\":", Some(c.fast))?
+            .int(b",\"tlp\":", Some(c.tlp))?
+            .int(b",\"syn\":", Some(c.syn))?
+            .int(b",\"resets_received\":", Some(c.resets_received))?
+            .int(b",\"resets_sent\":", Some(c.resets_sent))?
+            .raw(b"}")
     }
 
-    fn packet(&mut self, p: &PacketFacts, recent: &mut Recent) {
+    fn packet(self, p: &PacketFacts, recent: &mut Recent) -> Written<'a> {
         if *p == PacketFacts::default() {
             // One that this host sent.
             return self.raw(b",\"packet\":{\"ttl\":null,\"flow_ttl\":null,\"ip_id\":null,\"seq_expected\":null}");
         }
-        recent.packet.put(self, p, |p, w| w.seen(p));
+        recent.packet.put(self, p, |p, w| w.seen(p))
     }
 
-    fn seen(&mut self, p: &PacketFacts) {
-        self.int(b",\"packet\":{\"ttl\":", p.ttl);
-        self.int(b",\"flow_ttl\":", p.flow_ttl);
-        self.int(b",\"ip_id\":", p.ip_id);
-        self.flag(b",\"seq_expected\":", p.seq_expected);
-        self.known(b"\"flow_ttl_max\":", p.flow_ttl_max);
-        self.known(b"\"flow_ip_id\":", p.flow_ip_id);
+    fn seen(self, p: &PacketFacts) -> Written<'a> {
+        let mut w = self
+            .int(b",\"packet\":{\"ttl\":", p.ttl)?
+            .int(b",\"flow_ttl\":", p.flow_ttl)?
+            .int(b",\"ip_id\":", p.ip_id)?
+            .flag(b",\"seq_expected\":", p.seq_expected)?
+            .known(b",\"flow_ttl_max\":", p.flow_ttl_max)?
+            .known(b",\"flow_ip_id\":", p.flow_ip_id)?;
         if p.with_ack.is_some() {
-            self.flag(b",\"with_ack\":", p.with_ack);
+            w = w.flag(b",\"with_ack\":", p.with_ack)?;
         }
-        self.known(b"\"window\":", p.window);
-        self.raw(b"}");
+        w.known(b",\"window\":", p.window)?.raw(b"}")
     }
 
-    fn detail(&mut self, d: &TcpDetail, recent: &mut Recent) {
+    fn detail(self, d: &TcpDetail, recent: &mut Recent) -> Written<'a> {
         if d.is_empty() {
             return self.raw(b",\"tcp\":null");
         }
-        recent.detail.put(self, d, |d, w| w.told(d));
+        recent.detail.put(self, d, |d, w| w.told(d))
     }
 
-    fn told(&mut self, d: &TcpDetail) {
-        self.raw(b",\"tcp\":{");
-        self.known(b"\"rtt_us\":", d.rtt.map(micros));
-        self.known(b"\"rto_us\":", d.rto.map(micros));
-        self.known(b"\"backoff\":", d.backoff);
-        self.known(b"\"retransmits\":", d.retransmits);
-        self.known(b"\"total_retransmits\":", d.total_retransmits);
-        self.known(b"\"unacked_segments\":", d.unacked_segments);
-        self.known(b"\"unacked_bytes\":", d.unacked_bytes);
-        self.known(b"\"send_queue_bytes\":", d.send_queue_bytes);
-        self.known(b"\"bytes_sent\":", d.bytes_sent);
-        self.known(b"\"bytes_acked\":", d.bytes_acked);
-        self.known(b"\"bytes_received\":", d.bytes_received);
-        self.known(b"\"last_sent_ms\":", d.last_sent.map(millis));
-        self.known(b"\"last_received_ms\":", d.last_received.map(millis));
-        self.known(b"\"last_ack_ms\":", d.last_ack.map(millis));
-        self.known(b"\"segment_bytes\":", d.segment_bytes);
-        self.known(b"\"send_mss_bytes\":", d.send_mss);
-        self.known(b"\"send_window_bytes\":", d.send_window_bytes);
-        self.known(b"\"user_timeout_ms\":", d.user_timeout_ms);
+    fn told(self, d: &TcpDetail) -> Written<'a> {
+        let mut first = true;
+        let first = &mut first;
+        let mut w = self
+            .raw(b",\"tcp\":{")?
+            .member(first, b",\"rtt_us\":", d.rtt.map(micros))?
+            .member(first, b",\"rto_us\":", d.rto.map(micros))?
+            .member(first, b",\"backoff\":", d.backoff)?
+            .member(first, b",\"retransmits\":", d.retransmits)?
+            .member(first, b",\"total_retransmits\":", d.total_retransmits)?
+            .member(first, b",\"unacked_segments\":", d.unacked_segments)?
+            .member(first, b",\"unacked_bytes\":", d.unacked_bytes)?
+            .member(first, b",\"send_queue_bytes\":", d.send_queue_bytes)?
+            .member(first, b",\"bytes_sent\":", d.bytes_sent)?
+            .member(first, b",\"bytes_acked\":", d.bytes_acked)?
+            .member(first, b",\"bytes_received\":", d.bytes_received)?
+            .member(first, b",\"last_sent_ms\":", d.last_sent.map(millis))?
+            .member(first, b",\"last_received_ms\":", d.last_received.map(millis))?
+            .member(first, b",\"last_ack_ms\":", d.last_ack.map(millis))?
+            .member(first, b",\"segment_bytes\":", d.segment_bytes)?
+            .member(first, b",\"send_mss_bytes\":", d.send_mss)?
+            .member(first, b",\"send_window_bytes\":", d.send_window_bytes)?
+            .member(first, b",\"user_timeout_ms\":", d.user_timeout_ms)?;
         if d.keepalive.is_some() {
-            self.comma();
-            self.flag(b"\"keepalive\":", d.keepalive);
+            w = w.flag(behind(first, b",\"keepalive\":"), d.keepalive)?;
         }
-        self.known(b"\"probes\":", d.probes);
-        self.raw(b"}");
+        w.member(first, b",\"probes\":", d.probes)?.raw(b"}")
     }
 
-    fn metrics(&mut self, t: Option<&TcpMetrics>, recent: &mut Recent) {
+    /// A known field of an object that may begin with it.
+    fn member<N: Into<u64>>(self, first: &mut bool, key: &[u8], n: Option<N>) -> Written<'a> {
+        match n {
+            Some(n) => self.int(behind(first, key), Some(n)),
+            None => Some(self),
+        }
+    }
+
+    fn metrics(self, t: Option<&TcpMetrics>, recent: &mut Recent) -> Written<'a> {
         let Some(t) = t.filter(|t| !t.is_empty()) else {
             return self.raw(
                 b",\"tcp\":{\"rtt_us\":null,\"rto_us\":null,\"backoff\":null,\"unacked_bytes\":null,\
@@ -253,35 +259,40 @@ impl Fields<'_> {
         if recent.listing {
             return self.measured(t);
         }
-        recent.metrics.put(self, t, |t, w| w.measured(t));
+        recent.metrics.put(self, t, |t, w| w.measured(t))
     }
 
-    fn measured(&mut self, t: &TcpMetrics) {
-        self.int(b",\"tcp\":{\"rtt_us\":", t.rtt.map(micros));
-        self.int(b",\"rto_us\":", t.rto.map(micros));
-        self.int(b",\"backoff\":", t.backoff);
-        self.int(b",\"unacked_bytes\":", t.unacked_bytes);
-        self.int(b",\"send_queue_bytes\":", t.send_queue_bytes);
-        self.int(b",\"last_sent_ms\":", t.last_sent_ms);
-        self.int(b",\"last_received_ms\":", t.last_received_ms);
-        self.int(b",\"bytes_sent\":", t.bytes_sent);
-        self.int(b",\"bytes_received\":", t.bytes_received);
-        self.known(b"\"last_ack_ms\":", t.last_ack_ms);
-        self.known(b"\"bytes_acked\":", t.bytes_acked);
-        self.known(b"\"retransmits\":", t.retransmits);
-        self.known(b"\"probes\":", t.probes);
-        self.known(b"\"unacked_segments\":", t.unacked_segments);
-        self.known(b"\"receive_queue_bytes\":", t.receive_queue_bytes);
-        self.known(b"\"data_segments_sent\":", t.data_segments_sent);
-        self.known(b"\"data_segments_received\":", t.data_segments_received);
-        self.known(b"\"total_retransmits\":", t.total_retransmits);
-        self.known(b"\"send_mss_bytes\":", t.send_mss);
-        self.known(b"\"send_window_bytes\":", t.send_window_bytes);
-        self.known(b"\"congestion_window_segments\":", t.congestion_window);
-        self.known(b"\"timer\":", t.timer);
-        self.known(b"\"timer_ms\":", t.timer_ms);
-        self.raw(b"}");
+    fn measured(self, t: &TcpMetrics) -> Written<'a> {
+        self.int(b",\"tcp\":{\"rtt_us\":", t.rtt.map(micros))?
+            .int(b",\"rto_us\":", t.rto.map(micros))?
+            .int(b",\"backoff\":", t.backoff)?
+            .int(b",\"unacked_bytes\":", t.unacked_bytes)?
+            .int(b",\"send_queue_bytes\":", t.send_queue_bytes)?
+            .int(b",\"last_sent_ms\":", t.last_sent_ms)?
+            .int(b",\"last_received_ms\":", t.last_received_ms)?
+            .int(b",\"bytes_sent\":", t.bytes_sent)?
+            .int(b",\"bytes_received\":", t.bytes_received)?
+            .known(b",\"last_ack_ms\":", t.last_ack_ms)?
+            .known(b",\"bytes_acked\":", t.bytes_acked)?
+            .known(b",\"retransmits\":", t.retransmits)?
+            .known(b",\"probes\":", t.probes)?
+            .known(b",\"unacked_segments\":", t.unacked_segments)?
+            .known(b",\"receive_queue_bytes\":", t.receive_queue_bytes)?
+            .known(b",\"data_segments_sent\":", t.data_segments_sent)?
+            .known(b",\"data_segments_received\":", t.data_segments_received)?
+            .known(b",\"total_retransmits\":", t.total_retransmits)?
+            .known(b",\"send_mss_bytes\":", t.send_mss)?
+            .known(b",\"send_window_bytes\":", t.send_window_bytes)?
+            .known(b",\"congestion_window_segments\":", t.congestion_window)?
+            .known(b",\"timer\":", t.timer)?
+            .known(b",\"timer_ms\":", t.timer_ms)?
+            .raw(b"}")
     }
+}
+
+/// The key without its comma if it is the first of its object.
+fn behind<'k>(first: &mut bool, key: &'k [u8]) -> &'k [u8] {
+    if std::mem::take(first) { &key[1..] } else { key }
 }
 
 #[cfg(test)]

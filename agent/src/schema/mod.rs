@@ -12,6 +12,7 @@ mod lines;
 mod parts;
 mod read;
 mod recent;
+mod room;
 #[cfg(test)]
 pub(crate) mod samples;
 #[cfg(test)]

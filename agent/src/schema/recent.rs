@@ -1,12 +1,13 @@
 //! What lines have in common with those before them; its text is made once.
 
 use std::borrow::Borrow;
+use std::net::SocketAddr;
 
 use super::digits::{hex, nine, text};
-use super::fields::Fields;
+use super::room::{Fields, Written, append};
 use super::wire::{TIME_LEN, Time};
 use crate::model::{
-    Counters, Flow, Owner, PacketFacts, ResetDirection, ResetOrigin, SocketId, TcpDetail, TcpMetrics, TcpState,
+    Counters, Owner, PacketFacts, ResetDirection, ResetOrigin, SocketId, TcpDetail, TcpMetrics, TcpState,
 };
 
 /// The second, the ends of a connection and its owners, the network namespace, what the kernel says of connections that
@@ -19,9 +20,7 @@ pub struct Recent {
     second: i64,
     time: [u8; TIME_LEN],
     head: Head,
-    pub(super) flow: Piece<Flow>,
-    /// Of connections whose port is not chosen yet: it is the same for all to one server.
-    pub(super) unbound: Piece<Flow>,
+    pub(super) ends: Ends,
     pub(super) netns: Piece<u32>,
     pub(super) owners: Piece<[Owner]>,
     /// States and process of the changes to CLOSE, and of the others: they alternate.
@@ -43,8 +42,7 @@ impl Default for Recent {
             second: 0,
             time: Time(0).format(),
             head: Head::default(),
-            flow: Piece::default(),
-            unbound: Piece::default(),
+            ends: Ends::default(),
             netns: Piece::default(),
             owners: Piece::default(),
             changes: Default::default(),
@@ -71,14 +69,14 @@ impl Recent {
 
     /// What all lines begin with, after the type: number, time and socket.
     #[inline]
-    pub(super) fn begin(&mut self, out: &mut Fields<'_>, seq: u64, time: Time, id: Option<SocketId>) {
+    pub(super) fn begin<'a>(&mut self, w: Fields<'a>, seq: u64, time: Time, id: Option<SocketId>) -> Written<'a> {
         let mut nanos = time.0.wrapping_sub(self.second) as u64;
         if nanos >= SECOND as u64 {
             self.second = time.0.div_euclid(SECOND).wrapping_mul(SECOND);
             self.time = time.format();
             nanos = time.0.wrapping_sub(self.second) as u64;
         }
-        self.head.put(out, seq, self.second, &self.time);
+        let w = self.head.put(w, seq, self.second, &self.time)?;
         let nanos = nine(nanos as u32);
         match id.map(|SocketId(n)| u32::try_from(n)) {
             // Cookies count up from 1: here everything up to the next key is two stores.
@@ -87,34 +85,25 @@ impl Recent {
                 const BEFORE: u128 = text(b"ket\":\"");
                 const QUOTE: u128 = text(b"\"");
                 let (digits, len) = hex(low);
-                out.raw(&(nanos | BEHIND).to_le_bytes());
-                out.padded(&(BEFORE | u128::from(digits) << 48 | QUOTE << (48 + 8 * len)).to_le_bytes(), 7 + len);
+                let socket = BEFORE | u128::from(digits) << 48 | QUOTE << (48 + 8 * len);
+                w.raw(&(nanos | BEHIND).to_le_bytes())?.padded(&socket.to_le_bytes(), 7 + len)
             }
-            _ => {
-                out.padded(&nanos.to_le_bytes(), 9);
-                out.raw(b"Z\",\"socket\":");
-                out.cookie(id);
-            }
+            _ => w.padded(&nanos.to_le_bytes(), 9)?.raw(b"Z\",\"socket\":")?.cookie(id),
         }
     }
 
     /// Appends `key` and the time, in RFC 3339 with nanoseconds.
     #[inline]
-    pub(super) fn time(&mut self, out: &mut Fields<'_>, key: &[u8], time: Time) {
-        out.raw(key);
-        out.raw(b"\"");
+    pub(super) fn time<'a>(&self, w: Fields<'a>, key: &[u8], time: Time) -> Written<'a> {
+        let w = w.raw(key)?.raw(b"\"")?;
         let nanos = time.0.wrapping_sub(self.second) as u64;
         match self.time.first_chunk::<NANOS_AT>() {
             // In a storm most sockets are of this very second.
             Some(second) if nanos < SECOND as u64 => {
-                out.raw(second);
                 const END: u128 = text(b"Z\"") << 72;
-                out.padded(&(nine(nanos as u32) | END).to_le_bytes(), 11);
+                w.raw(second)?.padded(&(nine(nanos as u32) | END).to_le_bytes(), 11)
             }
-            _ => {
-                out.raw(&time.format());
-                out.raw(b"\"");
-            }
+            _ => w.raw(&time.format())?.raw(b"\""),
         }
     }
 }
@@ -131,32 +120,29 @@ struct Head {
 
 impl Head {
     #[inline]
-    fn put(&mut self, out: &mut Fields<'_>, seq: u64, second: i64, time: &[u8; TIME_LEN]) {
+    fn put<'a>(&mut self, w: Fields<'a>, seq: u64, second: i64, time: &[u8; TIME_LEN]) -> Written<'a> {
         if self.next != seq || self.second != second || self.digits == 0 {
             (self.next, self.second) = (seq, second);
-            self.text.make(|w| {
-                w.number(seq);
-                w.raw(b",\"time\":\"");
-                w.raw(&time[..NANOS_AT]);
-            });
+            self.text.make(|w| w.number(seq)?.raw(b",\"time\":\"")?.raw(&time[..NANOS_AT]));
             self.digits = self.text.len - NANOS_AT - b",\"time\":\"".len();
         }
-        self.text.put(out);
+        let w = self.text.put(w)?;
         // Counted up now: a text that has just been changed would have to be waited for.
         let Some(next) = seq.checked_add(1) else {
             self.digits = 0;
-            return;
+            return Some(w);
         };
         self.next = next;
         for digit in self.text.bytes[..self.digits].iter_mut().rev() {
             if *digit < b'9' {
                 *digit += 1;
-                return;
+                return Some(w);
             }
             *digit = b'0';
         }
         // It has one digit more.
         self.digits = 0;
+        Some(w)
     }
 }
 
@@ -173,23 +159,63 @@ const BLOCK: usize = 32;
 const LONG: usize = 4 * BLOCK;
 
 impl Padded {
-    fn make(&mut self, write: impl FnOnce(&mut Fields<'_>)) {
+    fn make(&mut self, write: impl for<'a> FnMut(Fields<'a>) -> Written<'a>) {
         self.bytes.clear();
-        write(&mut Fields { out: &mut self.bytes });
+        append(&mut self.bytes, write);
         self.len = self.bytes.len();
         self.bytes.resize(self.len.next_multiple_of(BLOCK), b' ');
     }
 
     #[inline]
-    fn put(&self, out: &mut Fields<'_>) {
+    fn put<'a>(&self, w: Fields<'a>) -> Written<'a> {
         if self.len > LONG {
-            return out.raw(&self.bytes[..self.len]);
+            return w.raw(&self.bytes[..self.len]);
         }
-        let end = out.out.len() + self.len;
-        for block in self.bytes.as_chunks::<BLOCK>().0 {
-            out.raw(block);
-        }
-        out.out.truncate(end);
+        w.blocks(self.bytes.as_chunks::<BLOCK>().0, self.len)
+    }
+}
+
+/// The ends of connections that were told of last: the lines of one connection have both in common, and those of many
+/// connections to one server that one.
+#[derive(Debug, Default)]
+pub(super) struct Ends {
+    /// IPv4 address and port as one number; 0 is none.
+    of: [u64; ENDS],
+    texts: [([u8; BLOCK], usize); ENDS],
+    /// Which was used last.
+    last: usize,
+    /// Of IPv6: this end and the other.
+    v6: [Piece<SocketAddr>; 2],
+}
+
+/// The two of a connection, one that has no port yet, and the next connection's.
+const ENDS: usize = 4;
+
+impl Ends {
+    /// Appends the text of an end, in quotation marks.
+    #[inline]
+    pub fn put<'a>(&mut self, w: Fields<'a>, end: SocketAddr, remote: bool) -> Written<'a> {
+        let SocketAddr::V4(v4) = end else {
+            return self.v6[usize::from(remote)].put(w, &end, |end, w| w.addr(Some(*end)));
+        };
+        let key = 1 << 48 | u64::from(v4.ip().to_bits()) << 16 | u64::from(v4.port());
+        let known = self.of.iter().position(|of| *of == key);
+        let at = known.unwrap_or_else(|| self.remember(key, end));
+        self.last = at;
+        let (text, len) = &self.texts[at];
+        w.padded(text, *len)
+    }
+
+    /// Makes a text in the place of one that was not used last.
+    #[cold]
+    fn remember(&mut self, key: u64, end: SocketAddr) -> usize {
+        let at = (self.last + 1) % ENDS;
+        let mut made = Padded::default();
+        made.make(|w| w.addr(Some(end)));
+        // No longer than "255.255.255.255:65535" in quotation marks.
+        let text = made.bytes.first_chunk().copied().unwrap_or([b' '; BLOCK]);
+        (self.of[at], self.texts[at]) = (key, (text, made.len));
+        at
     }
 }
 
@@ -209,12 +235,17 @@ impl<T: ToOwned + ?Sized> Default for Piece<T> {
 impl<T: ToOwned<Owned: Borrow<T>> + PartialEq + ?Sized> Piece<T> {
     /// Appends the text of `value`, made by `write` unless it is that of last time.
     #[inline]
-    pub fn put(&mut self, out: &mut Fields<'_>, value: &T, write: impl FnOnce(&T, &mut Fields<'_>)) {
+    pub fn put<'a>(
+        &mut self,
+        w: Fields<'a>,
+        value: &T,
+        mut write: impl for<'b> FnMut(&T, Fields<'b>) -> Written<'b>,
+    ) -> Written<'a> {
         if self.of.as_ref().is_none_or(|of| of.borrow() != value) {
             self.of = Some(value.to_owned());
             self.text.make(|w| write(value, w));
         }
-        self.text.put(out);
+        self.text.put(w)
     }
 }
 
@@ -232,13 +263,13 @@ mod tests {
                 [(None, "null"), (Some(SocketId(0xfe1)), "\"fe1\""), (Some(SocketId(5 << 32)), "\"500000000\"")]
             {
                 let mut out = Vec::new();
-                recent.begin(&mut Fields { out: &mut out }, seq, time, id);
+                append(&mut out, |w| recent.begin(w, seq, time, id));
                 let text = time.format();
                 let text = std::str::from_utf8(&text).unwrap();
                 assert_eq!(String::from_utf8(out).unwrap(), format!("{seq},\"time\":\"{text}\",\"socket\":{socket}"));
                 for other in [time, Time(time.0 - 5_000_000_000), Time(time.0 + 1)] {
                     let mut out = Vec::new();
-                    recent.time(&mut Fields { out: &mut out }, b"=", other);
+                    append(&mut out, |w| recent.time(w, b"=", other));
                     let text = other.format();
                     assert_eq!(out, [b"=\"", &text[..], b"\""].concat());
                 }
@@ -252,14 +283,30 @@ mod tests {
         let mut out = Vec::new();
         for (n, made) in [(7, true), (7, false), (1_000_000, true), (7, true)] {
             let mut was_made = false;
-            piece.put(&mut Fields { out: &mut out }, &n, |n, w| {
-                was_made = true;
-                w.int(b",", Some(*n));
+            append(&mut out, |w| {
+                piece.put(w, &n, |n, w| {
+                    was_made = true;
+                    w.int(b",", Some(*n))
+                })
             });
             assert_eq!(was_made, made);
         }
         let long = "x".repeat(LONG + 1);
-        Piece::<str>::default().put(&mut Fields { out: &mut out }, &long, |s, w| w.raw(s.as_bytes()));
+        append(&mut out, |w| Piece::<str>::default().put(w, &long, |s, w| w.raw(s.as_bytes())));
         assert_eq!(String::from_utf8(out).unwrap(), format!(",7,7,1000000,7{long}"));
+    }
+
+    #[test]
+    fn ends_come_and_go() {
+        let mut ends = Ends::default();
+        let all =
+            ["127.0.0.1:9", "127.0.0.1:0", "[::1]:9", "[fe80::1%3]:443", "10.0.0.1:1", "10.0.0.1:2", "10.0.1.1:1"];
+        // Each after each other, and all in turn.
+        let each = all.iter().flat_map(|a| all.map(|b| [*a, b])).flatten().chain(all).chain(all);
+        for (n, end) in each.enumerate() {
+            let mut out = Vec::new();
+            append(&mut out, |w| ends.put(w, end.parse().unwrap(), n % 2 > 0));
+            assert_eq!(String::from_utf8(out).unwrap(), format!("\"{end}\""));
+        }
     }
 }

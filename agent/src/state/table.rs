@@ -227,11 +227,18 @@ impl Table {
 
     /// `change` answers whether the rules need to look at the socket again.
     fn with(&mut self, id: SocketId, at: Mono, change: impl FnOnce(&mut Socket) -> bool) {
-        if !self.sockets.contains_key(&id) && !self.make(id, at) {
-            self.table_full += 1;
-            return;
-        }
-        let Some(slot) = self.sockets.get_mut(&id) else { return };
+        // Most events are of a socket that is there: it is looked for once.
+        let slot = match self.sockets.get_mut(&id) {
+            Some(slot) => slot,
+            None => {
+                if !self.make(id, at) {
+                    self.table_full += 1;
+                    return;
+                }
+                let Some(slot) = self.sockets.get_mut(&id) else { return };
+                slot
+            }
+        };
         let socket = Shared::make_mut(slot);
         let lived = socket.closed_at.is_none();
         let news = change(socket);

@@ -91,9 +91,7 @@ impl Outlets {
         match &event.kind {
             EventKind::Finding(f) => self.alerts.finding(event.at, clock, f),
             EventKind::Reset(r) if r.direction == ResetDirection::Received => {
-                if let Some(s) = r.socket.and_then(|id| table.get(id)) {
-                    self.failure(event, s, clock);
-                }
+                self.failure(event, r.socket, table, clock);
                 if let Some(report) = &mut self.report {
                     let slot = match r.origin {
                         ResetOrigin::Peer => 0,
@@ -110,9 +108,9 @@ impl Outlets {
                 }
             }
             // A handshake that ended without a RST: the connection failed all the same.
-            EventKind::State(c) if c.from == TcpState::SynSent && c.to == TcpState::Close => {
-                if let Some(s) = c.socket.and_then(|id| table.get(id)).filter(|s| s.last_reset.is_none()) {
-                    self.failure(event, s, clock);
+            EventKind::State(c) if c.from == TcpState::SynSent && c.to == TcpState::Close && !self.alerts.is_idle() => {
+                if c.socket.and_then(|id| table.get(id)).is_some_and(|s| s.last_reset.is_none()) {
+                    self.failure(event, c.socket, table, clock);
                 }
             }
             EventKind::Retransmit(r) => {
@@ -124,8 +122,10 @@ impl Outlets {
         }
     }
 
-    fn failure(&mut self, event: &Event, s: &Socket, clock: &WallClock) {
-        if !self.alerts.is_idle() {
+    fn failure(&mut self, event: &Event, socket: Option<SocketId>, table: &Table, clock: &WallClock) {
+        if !self.alerts.is_idle()
+            && let Some(s) = socket.and_then(|id| table.get(id))
+        {
             self.alerts.failure(event.at, &s.destination());
             self.alerts.check(event.at, clock);
         }

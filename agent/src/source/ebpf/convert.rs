@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use agent_common::{ABSENT, Offsets, Record, SockStats, TcpDetail as RawDetail, flag, kind, retransmit};
@@ -71,8 +71,8 @@ impl Converter {
     /// has. `socket` is the record's cookie, or what the caller joined it to.
     ///
     /// Each kind is appended where it is made: an event is long, and to hand it through an enum moves it twice.
-    pub fn convert(&self, d: &Decoded, socket: Option<SocketId>, events: &mut Vec<Event>, forks: &mut Vec<Fork>) {
-        let r = &d.record;
+    pub fn convert(&self, d: Decoded<'_>, socket: Option<SocketId>, events: &mut Vec<Event>, forks: &mut Vec<Fork>) {
+        let r = d.record;
         let at = Mono(r.ts);
         match r.kind {
             kind::RETRANSMIT | kind::RETRANSMIT_SYNACK => events.push(Event { at, kind: self.retransmit(d, socket) }),
@@ -93,7 +93,7 @@ impl Converter {
             kind::DESTROY if socket.is_some() => {
                 let update = SocketUpdate {
                     id: socket,
-                    counters: d.stats.as_ref().map(counters),
+                    counters: d.stats.map(counters),
                     destroyed: true,
                     ..SocketUpdate::default()
                 };
@@ -105,10 +105,10 @@ impl Converter {
         }
     }
 
-    fn retransmit(&self, d: &Decoded, socket: Option<SocketId>) -> EventKind {
-        let r = &d.record;
+    fn retransmit(&self, d: Decoded<'_>, socket: Option<SocketId>) -> EventKind {
+        let r = d.record;
         let mut detail = TcpDetail::default();
-        if let Some(raw) = &d.detail {
+        if let Some(raw) = d.detail {
             self.detail(r, raw, &mut detail);
         }
         EventKind::Retransmit(Box::new(Retransmit {
@@ -124,8 +124,8 @@ impl Converter {
         }))
     }
 
-    fn reset(&self, d: &Decoded, socket: Option<SocketId>) -> EventKind {
-        let r = &d.record;
+    fn reset(&self, d: Decoded<'_>, socket: Option<SocketId>) -> EventKind {
+        let r = d.record;
         let mut reset = Shared::new(no_reset());
         if let Some(x) = Shared::get_mut(&mut reset) {
             x.socket = socket;
@@ -136,7 +136,7 @@ impl Converter {
             }
             x.state = TcpState::from_kernel(r.state);
             x.kernel_reason = self.reason(r);
-            if let Some(raw) = &d.detail {
+            if let Some(raw) = d.detail {
                 x.packet = packet(r, raw);
                 self.detail(r, raw, &mut x.detail);
             }
@@ -235,10 +235,20 @@ pub fn counters(s: &SockStats) -> Counters {
 #[inline(always)]
 pub fn flow(r: &Record) -> Option<Flow> {
     let opening = r.kind == kind::STATE && TcpState::from_kernel(r.new_state) == Some(TcpState::SynSent);
-    let end = |a: [u8; 16], port| SocketAddr::new(IpAddr::V6(Ipv6Addr::from(a)).to_canonical(), port);
-    let flow = Flow { local: end(r.saddr, r.sport), remote: end(r.daddr, r.dport) };
+    let flow = Flow { local: SocketAddr::new(ip(&r.saddr), r.sport), remote: SocketAddr::new(ip(&r.daddr), r.dport) };
     let complete = r.dport != 0 && (r.sport != 0 || opening) && !flow.remote.ip().is_unspecified();
     complete.then_some(flow)
+}
+
+/// An address of either family, as the kernel side writes both: v4-mapped, the IPv4 one's.
+#[inline(always)]
+fn ip(bytes: &[u8; 16]) -> IpAddr {
+    const MAPPED: u128 = 0xffff << 32;
+    let all = u128::from_be_bytes(*bytes);
+    match all ^ MAPPED {
+        v4 @ ..=0xffff_ffff => IpAddr::V4(Ipv4Addr::from_bits(v4 as u32)),
+        _ => IpAddr::V6(Ipv6Addr::from_bits(all)),
+    }
 }
 
 /// Linux's numbers, of the socket: one of IPv6 may speak IPv4.
@@ -260,7 +270,7 @@ fn packet(r: &Record, x: &RawDetail) -> PacketFacts {
     }
     let nonzero = |v: u8| (v != 0).then_some(v);
     // IPv6 has no IP ID.
-    let v4 = IpAddr::V6(Ipv6Addr::from(r.daddr)).to_canonical().is_ipv4();
+    let v4 = ip(&r.daddr).is_ipv4();
     // A RST that answers a SYN is judged by its acknowledgement: there is no RCV.NXT yet.
     let handshake = TcpState::from_kernel(r.state) == Some(TcpState::SynSent);
     PacketFacts {

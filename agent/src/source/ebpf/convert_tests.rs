@@ -1,3 +1,4 @@
+use super::super::decode::Kept;
 use super::*;
 
 const NOW: u64 = 5_000_000_000;
@@ -29,21 +30,21 @@ fn record(kind: u8) -> Record {
     }
 }
 
-fn converted(d: &Decoded, socket: Option<SocketId>) -> (Vec<Event>, Vec<Fork>) {
+fn converted(d: &Kept, socket: Option<SocketId>) -> (Vec<Event>, Vec<Fork>) {
     let (mut events, mut forks) = (Vec::new(), Vec::new());
-    converter().convert(d, socket, &mut events, &mut forks);
+    converter().convert(d.decoded(), socket, &mut events, &mut forks);
     (events, forks)
 }
 
-fn event(d: &Decoded) -> EventKind {
+fn event(d: &Kept) -> EventKind {
     let (mut events, forks) = converted(d, Some(SocketId(9)));
     let event = events.pop().unwrap();
     assert_eq!((event.at, events.len(), forks.len()), (Mono(NOW), 0, 0));
     event.kind
 }
 
-fn bare(record: Record) -> Decoded {
-    Decoded { record, detail: None, stats: None }
+fn bare(record: Record) -> Kept {
+    Kept { record, detail: None, stats: None }
 }
 
 #[test]
@@ -60,7 +61,7 @@ fn a_retransmit_has_units_and_never_a_pid() {
         ..RawDetail::default()
     };
     let r = Record { how: retransmit::TLP, aux: 3, ..record(kind::RETRANSMIT) };
-    let EventKind::Retransmit(x) = event(&Decoded { record: r, detail: Some(detail), stats: None }) else { panic!() };
+    let EventKind::Retransmit(x) = event(&Kept { record: r, detail: Some(detail), stats: None }) else { panic!() };
     assert_eq!(
         (x.socket, x.pid, x.how, x.segments, x.netns),
         (Some(SocketId(9)), None, RetransmitKind::Tlp, 3, Some(7))
@@ -77,7 +78,7 @@ fn a_retransmit_has_units_and_never_a_pid() {
 #[test]
 fn members_that_the_kernel_lacks_are_unknown_not_zero() {
     let c = Converter { offsets: Offsets::NONE, ..converter() };
-    let d = Decoded { record: record(kind::RETRANSMIT), detail: Some(RawDetail::default()), stats: None };
+    let d = Kept { record: record(kind::RETRANSMIT), detail: Some(RawDetail::default()), stats: None };
     let mut detail = TcpDetail::default();
     c.detail(&d.record, d.detail.as_ref().unwrap(), &mut detail);
     assert_eq!(detail, TcpDetail { keepalive: Some(false), ..TcpDetail::default() });
@@ -97,7 +98,7 @@ fn resets_carry_reason_and_packet_only_where_there_are_any() {
     };
     let flags = flag::HAS_PACKET | flag::HAS_DETAIL;
     let r = Record { flags, ..record(kind::RECEIVE_RESET) };
-    let EventKind::Reset(x) = event(&Decoded { record: r, detail: Some(detail), stats: None }) else { panic!() };
+    let EventKind::Reset(x) = event(&Kept { record: r, detail: Some(detail), stats: None }) else { panic!() };
     assert_eq!((x.direction, x.origin), (ResetDirection::Received, ResetOrigin::Unknown));
     assert_eq!(
         x.packet,
@@ -141,7 +142,7 @@ fn a_pid_is_told_only_where_it_is_the_owner() {
 #[test]
 fn ends_forks_and_exits() {
     let stats = SockStats { retransmits: 4, rto: 1, syn: 3, resets_sent: 1, ..SockStats::default() };
-    let d = Decoded { record: record(kind::DESTROY), detail: None, stats: Some(stats) };
+    let d = Kept { record: record(kind::DESTROY), detail: None, stats: Some(stats) };
     let EventKind::Socket(u) = event(&d) else { panic!() };
     let expected = Counters { retransmits: 4, rto: 1, syn: 3, resets_sent: 1, ..Counters::default() };
     assert_eq!((u.id, u.counters, u.destroyed), (Some(SocketId(9)), Some(expected), true));

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use agent_common::{Record, flag, kind};
 
 use super::convert::flow;
-use super::decode::Decoded;
+use super::decode::Kept;
 use crate::model::{Flow, SocketId, TcpState};
 
 /// Finds the cookie of a connection that a process opened, as sock_diag can; `None` if there is no such socket (any
@@ -42,7 +42,7 @@ pub struct Join {
     by_flow: HashMap<Flow, SocketId>,
     flow_of: HashMap<SocketId, Flow>,
     /// Connections that a target opened, by address, until something tells their cookie.
-    opening: HashMap<u64, Decoded>,
+    opening: HashMap<u64, Kept>,
     resolver: Resolver,
     limit: usize,
 }
@@ -62,7 +62,7 @@ impl Join {
 
     /// Keeps back the record by which a target opened a connection: it alone proves the owner, but it has no cookie yet.
     /// `false`: this is no such record.
-    pub fn hold(&mut self, d: &Decoded, id: Option<SocketId>) -> bool {
+    pub fn hold(&mut self, d: &Kept, id: Option<SocketId>) -> bool {
         let r = &d.record;
         let proves = r.sk != 0 && id.is_none() && opens(r) && r.flags & flag::PID_IS_OWNER != 0;
         let connects = TcpState::from_kernel(r.new_state) == Some(TcpState::SynSent);
@@ -74,7 +74,7 @@ impl Join {
     }
 
     /// The record kept back for the socket of `r`, once that socket has a name.
-    pub fn held(&mut self, r: &Record, id: Option<SocketId>) -> Option<Decoded> {
+    pub fn held(&mut self, r: &Record, id: Option<SocketId>) -> Option<Kept> {
         if id.is_some() || r.kind == kind::DESTROY { self.opening.remove(&r.sk) } else { None }
     }
 
@@ -147,7 +147,7 @@ mod tests {
         let mut join = joins(10);
         let record = |kind, from, to| Record { state: from, new_state: to, pid: 70, ..record(kind, 7, 0) };
         let opening = Record { flags: flag::PID_IS_OWNER, sport: 0, ..record(kind::STATE, 7, 2) };
-        let decoded = Decoded { record: opening, detail: None, stats: None };
+        let decoded = Kept { record: opening, detail: None, stats: None };
         assert_eq!(join.socket(&opening), None);
         assert!(join.hold(&decoded, None));
         // Asked for with the pid that opened it.
@@ -156,7 +156,7 @@ mod tests {
         assert_eq!(id, Some(SocketId(6)));
         assert_eq!(join.held(&established, id), Some(decoded));
         assert_eq!(join.held(&established, id), None);
-        assert!(!join.hold(&Decoded { record: established, ..decoded }, None), "nothing is opened here");
+        assert!(!join.hold(&Kept { record: established, ..decoded }, None), "nothing is opened here");
     }
 
     fn connection() -> Flow {

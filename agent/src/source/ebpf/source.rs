@@ -13,7 +13,7 @@ use super::attach;
 use super::backend::{Backend, choose};
 use super::classic::ClassicTypes;
 use super::convert::{Converter, Fork, counters};
-use super::decode::decode;
+use super::decode::{Kept, decode};
 use super::find::find;
 use super::join::{self, Join};
 use super::klog::KernelLog;
@@ -201,11 +201,11 @@ impl EbpfSource {
         {
             taken += 1;
             match decode(bytes) {
-                Ok(decoded) if self.by_address => unjoined.push(decoded),
+                Ok(decoded) if self.by_address => unjoined.push(Kept::from(decoded)),
                 Ok(decoded) => {
                     let cookie = decoded.record.cookie;
                     let socket = (cookie != 0).then_some(SocketId(cookie));
-                    self.converter.convert(&decoded, socket, out, &mut self.forks);
+                    self.converter.convert(decoded, socket, out, &mut self.forks);
                 }
                 Err(_) => self.malformed += 1,
             }
@@ -217,10 +217,10 @@ impl EbpfSource {
         for decoded in &unjoined {
             let socket = self.join.socket(&decoded.record);
             if let Some(first) = self.join.held(&decoded.record, socket) {
-                self.converter.convert(&first, socket, out, &mut self.forks);
+                self.converter.convert(first.decoded(), socket, out, &mut self.forks);
             }
             if !self.join.hold(decoded, socket) {
-                self.converter.convert(decoded, socket, out, &mut self.forks);
+                self.converter.convert(decoded.decoded(), socket, out, &mut self.forks);
             }
         }
         // Classic tracepoints call a new thread a child too.
