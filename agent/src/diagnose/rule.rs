@@ -34,7 +34,12 @@ pub enum Concern {
     Stuck,
     /// It is not closed.
     Open,
-    Any,
+    /// A SYN of it was sent again.
+    SynAgain,
+    /// Data of it was sent again.
+    Loss,
+    /// A probe of it is not answered, or a reset's verdict is the rule's.
+    Probed,
 }
 
 /// What a rule sees while it tells of all sockets of one destination that it found.
@@ -134,7 +139,7 @@ pub trait Rule {
     const CODE: Code;
     /// One finding per process and destination; else one per destination.
     const PER_PROCESS: bool = true;
-    const CONCERN: Concern = Concern::Any;
+    const CONCERN: Concern;
     /// What the rule remembers of a socket.
     type Fact: Clone;
 

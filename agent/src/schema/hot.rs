@@ -50,22 +50,22 @@ fn retransmit<'a>(w: Fields<'a>, r: &Retransmit, seq: u64, time: Time, recent: &
 
 fn reset<'a>(w: Fields<'a>, r: &Reset, seq: u64, time: Time, recent: &mut Recent) -> Written<'a> {
     let w = recent.begin(w.raw(b"{\"type\":\"reset\",\"seq\":")?, seq, time, r.socket)?;
-    let w = w.int(b",\"pid\":", r.pid)?.flow(r.flow, recent)?.netns(r.netns, recent)?;
-    let whose = &mut recent.resets[usize::from(r.direction != ResetDirection::Received)];
-    let w = whose.put(w, &(r.direction, r.origin, r.state), |(direction, origin, state), w| {
-        w.word(b",\"direction\":\"", Some(super::ResetDirection::from(*direction).text()))?
-            .word(b",\"origin\":\"", Some(super::ResetOrigin::from(*origin).text()))?
-            .word(b",\"state\":\"", state.map(|s| s.name()))
-    })?;
-    let mut w = w.seconds(b",\"idle_before_s\":", r.idle_before)?;
-    w = match r.kernel_reason.as_deref() {
-        Some(reason) => recent.reason.put(w, reason, |r, w| w.text(REASON, Some(r)))?,
-        None => w.word(REASON, None)?,
+    let w = w.int(b",\"pid\":", r.pid)?.flow(r.flow, recent)?;
+    let w = if r.idle_before.is_none() && r.packet == PacketFacts::default() {
+        let piece = &mut recent.resets[usize::from(r.direction != ResetDirection::Received)];
+        piece.put_parts(
+            w,
+            |(netns, direction, origin, state, reason, why)| {
+                (*netns, *direction, *origin, *state) == (r.netns, r.direction, r.origin, r.state)
+                    && *reason == r.kernel_reason
+                    && *why == r.origin_why
+            },
+            || (r.netns, r.direction, r.origin, r.state, r.kernel_reason.clone(), r.origin_why.clone()),
+            |_, w| w.whose(r),
+        )?
+    } else {
+        w.whose(r)?
     };
-    w = w.packet(&r.packet, recent)?;
-    if !r.origin_why.is_empty() {
-        w = recent.why.put(w, &r.origin_why, |why, w| w.text(b",\"origin_why\":\"", Some(why)))?;
-    }
     w.detail(&r.detail, recent)?.raw(b"}")
 }
 
@@ -77,8 +77,6 @@ fn sample<'a>(w: Fields<'a>, s: &Sample, seq: u64, time: Time, recent: &mut Rece
         .seconds(b",\"gives_up_in_s\":", s.gives_up_in)?
         .raw(b"}")
 }
-
-const REASON: &[u8] = b",\"kernel_reason\":\"";
 
 /// Appends a `socket` line, without a line break.
 pub fn socket(out: &mut Vec<u8>, d: &Described<'_>, at: Mono, seq: u64, recent: &mut Recent, wall: &WallClock) {
@@ -100,33 +98,61 @@ fn described<'a>(
         (Some(local), Some(remote)) => w.flow(Some(Flow { local, remote }), recent)?,
         (local, remote) => w.ends(local, remote)?,
     };
-    w = w.text(b",\"remote_name\":\"", d.remote_name)?.netns(d.netns, recent)?;
-    w = if recent.listing { w.owners(d.owners)? } else { recent.owners.put(w, d.owners, |o, w| w.owners(o))? };
-    w = w
-        .word(b",\"direction\":\"", d.direction.map(|d| super::Direction::from(d).text()))?
-        .word(b",\"state\":\"", d.state.map(|s| s.name()))?;
+    w = w.text(b",\"remote_name\":\"", d.remote_name)?;
+    w = if recent.listing {
+        w.standing(d)?
+    } else {
+        let piece = &mut recent.standing[usize::from(d.state == Some(TcpState::Close))];
+        piece.put_parts(
+            w,
+            |(netns, owners, direction, state)| {
+                (*netns, *direction, *state) == (d.netns, d.direction, d.state) && *owners == d.owners
+            },
+            || (d.netns, d.owners.to_vec(), d.direction, d.state),
+            |_, w| w.standing(d),
+        )?
+    };
     w = match opened {
         Some(opened) => recent.time(w, b",\"opened\":", opened)?,
         None => w.raw(b",\"opened\":null")?,
     };
-    w = w
-        .seconds(b",\"idle_s\":", d.idle)?
-        .keepalive(d.keepalive)?
-        .counters(&d.counters, recent)?
-        .metrics(d.tcp, recent)?;
-    match (d.gives_up_in, d.mptcp, d.orphaned, d.destroyed) {
-        // As most end.
-        (None, Some(false), false, false) => {
-            w.raw(b",\"gives_up_in_s\":null,\"mptcp\":false,\"orphaned\":false,\"destroyed\":false}")
+    w = w.seconds(b",\"idle_s\":", d.idle)?;
+    // As most begin and end.
+    let plain = matches!(
+        (d.keepalive, d.gives_up_in, d.mptcp, d.orphaned, d.destroyed),
+        (None, None, Some(false), false, false)
+    );
+    match d.tcp.filter(|t| !t.is_empty()) {
+        None if plain && d.counters == Counters::default() => w.raw(BEGUN),
+        Some(tcp) if plain && !recent.listing => recent.ended.put_parts(
+            w,
+            |(counters, metrics)| *counters == d.counters && metrics == tcp,
+            || (d.counters, *tcp),
+            |(counters, metrics), w| w.raw(NO_KEEPALIVE)?.counted(counters)?.measured(metrics)?.raw(PLAIN_END),
+        ),
+        tcp => {
+            let w = w.keepalive(d.keepalive)?.counters(&d.counters, recent)?.metrics(tcp, recent)?;
+            if plain {
+                return w.raw(PLAIN_END);
+            }
+            w.seconds(b",\"gives_up_in_s\":", d.gives_up_in)?
+                .flag(b",\"mptcp\":", d.mptcp)?
+                .flag(b",\"orphaned\":", Some(d.orphaned))?
+                .flag(b",\"destroyed\":", Some(d.destroyed))?
+                .raw(b"}")
         }
-        _ => w
-            .seconds(b",\"gives_up_in_s\":", d.gives_up_in)?
-            .flag(b",\"mptcp\":", d.mptcp)?
-            .flag(b",\"orphaned\":", Some(d.orphaned))?
-            .flag(b",\"destroyed\":", Some(d.destroyed))?
-            .raw(b"}"),
     }
 }
+
+const NO_KEEPALIVE: &[u8] = b",\"keepalive\":null";
+const PLAIN_END: &[u8] = b",\"gives_up_in_s\":null,\"mptcp\":false,\"orphaned\":false,\"destroyed\":false}";
+
+/// From keepalive to the end, before anything was measured.
+const BEGUN: &[u8] = b",\"keepalive\":null,\
+    \"counters\":{\"retransmits\":0,\"rto\":0,\"fast\":0,\"tlp\":0,\"syn\":0,\"resets_received\":0,\"resets_sent\":0},\
+    \"tcp\":{\"rtt_us\":null,\"rto_us\":null,\"backoff\":null,\"unacked_bytes\":null,\"send_queue_bytes\":null,\
+    \"last_sent_ms\":null,\"last_received_ms\":null,\"bytes_sent\":null,\"bytes_received\":null},\
+    \"gives_up_in_s\":null,\"mptcp\":false,\"orphaned\":false,\"destroyed\":false}";
 
 impl<'a> Fields<'a> {
     fn owners(self, owners: &[Owner]) -> Written<'a> {
@@ -149,8 +175,32 @@ impl<'a> Fields<'a> {
         w.raw(b"]")
     }
 
+    /// What stays with a socket.
+    fn standing(self, d: &Described<'_>) -> Written<'a> {
+        self.int(b",\"netns\":", d.netns)?
+            .owners(d.owners)?
+            .word(b",\"direction\":\"", d.direction.map(|d| super::Direction::from(d).text()))?
+            .word(b",\"state\":\"", d.state.map(|s| s.name()))
+    }
+
+    /// Whose RST it is, and how one knows.
+    fn whose(self, r: &Reset) -> Written<'a> {
+        let mut w = self
+            .int(b",\"netns\":", r.netns)?
+            .word(b",\"direction\":\"", Some(super::ResetDirection::from(r.direction).text()))?
+            .word(b",\"origin\":\"", Some(super::ResetOrigin::from(r.origin).text()))?
+            .word(b",\"state\":\"", r.state.map(|s| s.name()))?
+            .seconds(b",\"idle_before_s\":", r.idle_before)?
+            .text(b",\"kernel_reason\":\"", r.kernel_reason.as_deref())?
+            .packet(&r.packet)?;
+        if !r.origin_why.is_empty() {
+            w = w.text(b",\"origin_why\":\"", Some(&r.origin_why))?;
+        }
+        Some(w)
+    }
+
     fn keepalive(self, k: Option<Keepalive>) -> Written<'a> {
-        let Some(k) = k else { return self.raw(b",\"keepalive\":null") };
+        let Some(k) = k else { return self.raw(NO_KEEPALIVE) };
         self.flag(b",\"keepalive\":{\"enabled\":", Some(k.enabled))?
             .int(b",\"idle_s\":", Some(k.idle_s))?
             .int(b",\"interval_s\":", Some(k.interval_s))?
@@ -182,15 +232,7 @@ impl<'a> Fields<'a> {
             .raw(b"}")
     }
 
-    fn packet(self, p: &PacketFacts, recent: &mut Recent) -> Written<'a> {
-        if *p == PacketFacts::default() {
-            // One that this host sent.
-            return self.raw(b",\"packet\":{\"ttl\":null,\"flow_ttl\":null,\"ip_id\":null,\"seq_expected\":null}");
-        }
-        recent.packet.put(self, p, |p, w| w.seen(p))
-    }
-
-    fn seen(self, p: &PacketFacts) -> Written<'a> {
+    fn packet(self, p: &PacketFacts) -> Written<'a> {
         let mut w = self
             .int(b",\"packet\":{\"ttl\":", p.ttl)?
             .int(b",\"flow_ttl\":", p.flow_ttl)?

@@ -1,13 +1,13 @@
 //! What lines have in common with those before them; its text is made once.
 
-use std::borrow::Borrow;
-use std::net::SocketAddr;
+use std::borrow::Cow;
+use std::net::{SocketAddr, SocketAddrV4};
 
 use super::digits::{hex, nine, text};
 use super::room::{Fields, Written, append};
 use super::wire::{TIME_LEN, Time};
 use crate::model::{
-    Counters, Owner, PacketFacts, ResetDirection, ResetOrigin, SocketId, TcpDetail, TcpMetrics, TcpState,
+    Counters, Direction, Owner, ResetDirection, ResetOrigin, SocketId, TcpDetail, TcpMetrics, TcpState,
 };
 
 /// The second, the ends of a connection and its owners, the network namespace, what the kernel says of connections that
@@ -20,20 +20,29 @@ pub struct Recent {
     second: i64,
     time: [u8; TIME_LEN],
     head: Head,
+    stamp: Stamp,
     pub(super) ends: Ends,
     pub(super) netns: Piece<u32>,
-    pub(super) owners: Piece<[Owner]>,
+    /// What stays with a socket, of those that are closed and of the others: most have both lines.
+    pub(super) standing: [Piece<Standing>; 2],
     /// States and process of the changes to CLOSE, and of the others: they alternate.
     pub(super) changes: [Piece<(TcpState, TcpState, Option<u32>)>; 2],
     /// Of RSTs received, and sent.
-    pub(super) resets: [Piece<(ResetDirection, ResetOrigin, Option<TcpState>)>; 2],
-    pub(super) reason: Piece<str>,
-    pub(super) packet: Piece<PacketFacts>,
-    pub(super) why: Piece<str>,
+    pub(super) resets: [Piece<Plain>; 2],
     pub(super) detail: Piece<TcpDetail>,
     pub(super) metrics: Piece<TcpMetrics>,
+    /// Of sockets that ended as most do.
+    pub(super) ended: Piece<(Counters, TcpMetrics)>,
     pub(super) counters: Piece<Counters>,
 }
+
+/// Network namespace, owners, direction and state of a socket.
+pub(super) type Standing = (Option<u32>, Vec<Owner>, Option<Direction>, Option<TcpState>);
+
+/// What is told of a RST whose packet was not seen and before which no silence is known: namespace, direction, origin,
+/// state, the kernel's reason, and why the origin is so.
+pub(super) type Plain =
+    (Option<u32>, ResetDirection, ResetOrigin, Option<TcpState>, Option<Cow<'static, str>>, Cow<'static, str>);
 
 impl Default for Recent {
     fn default() -> Self {
@@ -42,16 +51,15 @@ impl Default for Recent {
             second: 0,
             time: Time(0).format(),
             head: Head::default(),
+            stamp: Stamp::default(),
             ends: Ends::default(),
             netns: Piece::default(),
-            owners: Piece::default(),
+            standing: Default::default(),
             changes: Default::default(),
             resets: Default::default(),
-            reason: Piece::default(),
-            packet: Piece::default(),
-            why: Piece::default(),
             detail: Piece::default(),
             metrics: Piece::default(),
+            ended: Piece::default(),
             counters: Piece::default(),
         }
     }
@@ -77,18 +85,10 @@ impl Recent {
             nanos = time.0.wrapping_sub(self.second) as u64;
         }
         let w = self.head.put(w, seq, self.second, &self.time)?;
-        let nanos = nine(nanos as u32);
         match id.map(|SocketId(n)| u32::try_from(n)) {
-            // Cookies count up from 1: here everything up to the next key is two stores.
-            Some(Ok(low)) => {
-                const BEHIND: u128 = text(b"Z\",\"soc") << 72;
-                const BEFORE: u128 = text(b"ket\":\"");
-                const QUOTE: u128 = text(b"\"");
-                let (digits, len) = hex(low);
-                let socket = BEFORE | u128::from(digits) << 48 | QUOTE << (48 + 8 * len);
-                w.raw(&(nanos | BEHIND).to_le_bytes())?.padded(&socket.to_le_bytes(), 7 + len)
-            }
-            _ => w.padded(&nanos.to_le_bytes(), 9)?.raw(b"Z\",\"socket\":")?.cookie(id),
+            // Cookies count up from 1.
+            Some(Ok(low)) => self.stamp.put(w, nanos as u32, low),
+            _ => w.padded(&nine(nanos as u32).to_le_bytes(), 9)?.raw(b"Z\",\"socket\":")?.cookie(id),
         }
     }
 
@@ -108,32 +108,65 @@ impl Recent {
     }
 }
 
-/// A line's number and the time up to the nanoseconds, made for the line that comes next.
+/// Nanoseconds and cookie, with what stands around them: often two lines tell of the same event.
 #[derive(Debug, Default)]
+struct Stamp {
+    of: Option<(u32, u32)>,
+    /// Up to the next key it is two stores.
+    text: [u128; 2],
+    len: usize,
+}
+
+impl Stamp {
+    #[inline]
+    fn put<'a>(&mut self, w: Fields<'a>, nanos: u32, cookie: u32) -> Written<'a> {
+        const BEHIND: u128 = text(b"Z\",\"soc") << 72;
+        const BEFORE: u128 = text(b"ket\":\"");
+        const QUOTE: u128 = text(b"\"");
+        if self.of != Some((nanos, cookie)) {
+            let (digits, len) = hex(cookie);
+            let socket = BEFORE | u128::from(digits) << 48 | QUOTE << (48 + 8 * len);
+            (self.of, self.text, self.len) = (Some((nanos, cookie)), [nine(nanos) | BEHIND, socket], 7 + len);
+        }
+        let [time, socket] = self.text;
+        w.raw(&time.to_le_bytes())?.padded(&socket.to_le_bytes(), self.len)
+    }
+}
+
+/// A line's number and the time up to the nanoseconds, made for the line that comes next.
+#[derive(Debug)]
 struct Head {
     next: u64,
     /// Whose time it is.
     second: i64,
     digits: usize,
-    text: Padded,
+    text: [u8; HEAD],
+    len: usize,
+}
+
+/// More than the longest number takes, the key and the time.
+const HEAD: usize = 64;
+
+impl Default for Head {
+    fn default() -> Self {
+        Self { next: 0, second: 0, digits: 0, text: [b' '; HEAD], len: 0 }
+    }
 }
 
 impl Head {
     #[inline]
     fn put<'a>(&mut self, w: Fields<'a>, seq: u64, second: i64, time: &[u8; TIME_LEN]) -> Written<'a> {
         if self.next != seq || self.second != second || self.digits == 0 {
-            (self.next, self.second) = (seq, second);
-            self.text.make(|w| w.number(seq)?.raw(b",\"time\":\"")?.raw(&time[..NANOS_AT]));
-            self.digits = self.text.len - NANOS_AT - b",\"time\":\"".len();
+            self.make(seq, second, time);
         }
-        let w = self.text.put(w)?;
+        let w = w.padded(&self.text, self.len)?;
         // Counted up now: a text that has just been changed would have to be waited for.
         let Some(next) = seq.checked_add(1) else {
             self.digits = 0;
             return Some(w);
         };
         self.next = next;
-        for digit in self.text.bytes[..self.digits].iter_mut().rev() {
+        for digit in self.text[..self.digits].iter_mut().rev() {
             if *digit < b'9' {
                 *digit += 1;
                 return Some(w);
@@ -143,6 +176,17 @@ impl Head {
         // It has one digit more.
         self.digits = 0;
         Some(w)
+    }
+
+    #[cold]
+    fn make(&mut self, seq: u64, second: i64, time: &[u8; TIME_LEN]) {
+        const KEY: &[u8] = b",\"time\":\"";
+        let mut text = Padded::default();
+        text.make(|w| w.number(seq)?.raw(KEY)?.raw(&time[..NANOS_AT]));
+        (self.next, self.second) = (seq, second);
+        (self.digits, self.len) = (text.len - NANOS_AT - KEY.len(), text.len);
+        text.bytes.resize(HEAD, b' ');
+        self.text.copy_from_slice(&text.bytes);
     }
 }
 
@@ -193,14 +237,14 @@ const ENDS: usize = 4;
 
 impl Ends {
     /// Appends the text of an end, in quotation marks.
-    #[inline]
+    #[inline(always)]
     pub fn put<'a>(&mut self, w: Fields<'a>, end: SocketAddr, remote: bool) -> Written<'a> {
         let SocketAddr::V4(v4) = end else {
             return self.v6[usize::from(remote)].put(w, &end, |end, w| w.addr(Some(*end)));
         };
         let key = 1 << 48 | u64::from(v4.ip().to_bits()) << 16 | u64::from(v4.port());
         let known = self.of.iter().position(|of| *of == key);
-        let at = known.unwrap_or_else(|| self.remember(key, end));
+        let at = known.unwrap_or_else(|| self.remember(key, v4));
         self.last = at;
         let (text, len) = &self.texts[at];
         w.padded(text, *len)
@@ -208,10 +252,11 @@ impl Ends {
 
     /// Makes a text in the place of one that was not used last.
     #[cold]
-    fn remember(&mut self, key: u64, end: SocketAddr) -> usize {
+    #[inline(never)]
+    fn remember(&mut self, key: u64, end: SocketAddrV4) -> usize {
         let at = (self.last + 1) % ENDS;
         let mut made = Padded::default();
-        made.make(|w| w.addr(Some(end)));
+        made.make(|w| w.addr(Some(end.into())));
         // No longer than "255.255.255.255:65535" in quotation marks.
         let text = made.bytes.first_chunk().copied().unwrap_or([b' '; BLOCK]);
         (self.of[at], self.texts[at]) = (key, (text, made.len));
@@ -221,31 +266,47 @@ impl Ends {
 
 /// A value and its text.
 #[derive(Debug)]
-pub(super) struct Piece<T: ToOwned + ?Sized> {
-    of: Option<T::Owned>,
+pub(super) struct Piece<T> {
+    of: Option<T>,
     text: Padded,
 }
 
-impl<T: ToOwned + ?Sized> Default for Piece<T> {
+impl<T> Default for Piece<T> {
     fn default() -> Self {
         Self { of: None, text: Padded::default() }
     }
 }
 
-impl<T: ToOwned<Owned: Borrow<T>> + PartialEq + ?Sized> Piece<T> {
+impl<T> Piece<T> {
+    /// Appends the text of a value of several parts. `is` tells whether it is that of last time; otherwise `own` makes
+    /// it and `write` its text.
+    #[inline]
+    pub fn put_parts<'a>(
+        &mut self,
+        w: Fields<'a>,
+        is: impl FnOnce(&T) -> bool,
+        own: impl FnOnce() -> T,
+        mut write: impl for<'b> FnMut(&T, Fields<'b>) -> Written<'b>,
+    ) -> Written<'a> {
+        if !self.of.as_ref().is_some_and(is) {
+            let of = self.of.insert(own());
+            self.text.make(|w| write(of, w));
+        }
+        self.text.put(w)
+    }
+
     /// Appends the text of `value`, made by `write` unless it is that of last time.
     #[inline]
     pub fn put<'a>(
         &mut self,
         w: Fields<'a>,
         value: &T,
-        mut write: impl for<'b> FnMut(&T, Fields<'b>) -> Written<'b>,
-    ) -> Written<'a> {
-        if self.of.as_ref().is_none_or(|of| of.borrow() != value) {
-            self.of = Some(value.to_owned());
-            self.text.make(|w| write(value, w));
-        }
-        self.text.put(w)
+        write: impl for<'b> FnMut(&T, Fields<'b>) -> Written<'b>,
+    ) -> Written<'a>
+    where
+        T: Clone + PartialEq,
+    {
+        self.put_parts(w, |of| of == value, || value.clone(), write)
     }
 }
 
@@ -292,7 +353,7 @@ mod tests {
             assert_eq!(was_made, made);
         }
         let long = "x".repeat(LONG + 1);
-        append(&mut out, |w| Piece::<str>::default().put(w, &long, |s, w| w.raw(s.as_bytes())));
+        append(&mut out, |w| Piece::default().put(w, &long, |s, w| w.raw(s.as_bytes())));
         assert_eq!(String::from_utf8(out).unwrap(), format!(",7,7,1000000,7{long}"));
     }
 

@@ -16,21 +16,35 @@ pub(super) struct Fields<'a> {
 pub(super) type Written<'a> = Option<Fields<'a>>;
 
 /// Appends to `out` what `write` puts down. It is called again, with more room, until that is enough.
+#[inline]
 pub(super) fn append(out: &mut Vec<u8>, mut write: impl for<'a> FnMut(Fields<'a>) -> Written<'a>) {
-    let mut least = ROOM;
-    loop {
-        out.reserve(least);
-        let room = out.spare_capacity_mut();
-        let all = room.len();
-        if let Some(left) = write(Fields { room }) {
-            let written = all.saturating_sub(left.room.len());
-            // SAFETY: `written` is at most the spare capacity. A `Fields` is made here alone, and its methods only ever
-            // cut off its beginning after they have put bytes there: what comes before the rest is initialised.
-            unsafe { out.set_len(out.len() + written) };
-            return;
-        }
-        least = 2 * all.max(least);
+    if !fits(out, ROOM, &mut write) {
+        widen(out, &mut write);
     }
+}
+
+/// Behind a call of its own: around a loop, whatever `write` may have to compute is computed before its first round.
+#[cold]
+#[inline(never)]
+fn widen(out: &mut Vec<u8>, write: &mut dyn for<'a> FnMut(Fields<'a>) -> Written<'a>) {
+    let mut least = 2 * ROOM;
+    while !fits(out, least, &mut *write) {
+        least *= 2;
+    }
+}
+
+/// Whether what `write` puts down had enough room; otherwise nothing is appended.
+#[inline(always)]
+fn fits(out: &mut Vec<u8>, least: usize, write: impl for<'a> FnOnce(Fields<'a>) -> Written<'a>) -> bool {
+    out.reserve(least);
+    let room = out.spare_capacity_mut();
+    let all = room.len();
+    let Some(left) = write(Fields { room }) else { return false };
+    let written = all.saturating_sub(left.room.len());
+    // SAFETY: `written` is at most the spare capacity. A `Fields` is made here alone, and its methods only ever cut off
+    // its beginning after they have put bytes there: what comes before the rest is initialised.
+    unsafe { out.set_len(out.len() + written) };
+    true
 }
 
 impl<'a> Fields<'a> {

@@ -1,6 +1,6 @@
 //! `connect-timeout`: the SYN is retransmitted and nothing answers.
 
-use crate::diagnose::rule::{Body, Case, Look, Rule, Tell};
+use crate::diagnose::rule::{Body, Case, Concern, Look, Rule, Tell};
 use crate::diagnose::stuck::AFTERGLOW;
 use crate::diagnose::text::{count, span};
 use crate::model::{Code, Confidence, Mono, TcpState};
@@ -18,6 +18,7 @@ pub struct Fact {
 
 impl Rule for ConnectTimeout {
     const CODE: Code = Code::ConnectTimeout;
+    const CONCERN: Concern = Concern::SynAgain;
     type Fact = Fact;
 
     fn look(&self, cx: &Look<'_>, s: &Socket) -> Option<Fact> {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::diagnose::rule::{Body, Case, Look, Rule, Tell};
+use crate::diagnose::rule::{Body, Case, Concern, Look, Rule, Tell};
 use crate::diagnose::text::count;
 use crate::diagnose::thresholds::Thresholds;
 use crate::model::{Code, Confidence, Mono};
@@ -26,6 +26,7 @@ pub struct Fact {
 impl Rule for LossyPath {
     const CODE: Code = Code::LossyPath;
     const PER_PROCESS: bool = false;
+    const CONCERN: Concern = Concern::Loss;
     type Fact = Fact;
 
     fn look(&self, cx: &Look<'_>, s: &Socket) -> Option<Fact> {

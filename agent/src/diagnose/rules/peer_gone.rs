@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::diagnose::rule::{Body, Case, Look, Rule, Tell};
+use crate::diagnose::rule::{Body, Case, Concern, Look, Rule, Tell};
 use crate::diagnose::text::{count, span};
 use crate::diagnose::thresholds::Thresholds;
 use crate::model::{Code, Confidence, Keepalive, Mono, TcpState};
@@ -28,6 +28,7 @@ pub struct Fact {
 
 impl Rule for PeerGone {
     const CODE: Code = Code::PeerGone;
+    const CONCERN: Concern = Concern::Probed;
     type Fact = Fact;
 
     fn look(&self, cx: &Look<'_>, s: &Socket) -> Option<Fact> {

@@ -250,11 +250,10 @@ impl Recorder {
     }
 
     /// In a continued file, a socket's own line before its first event: each part can be read alone.
+    #[inline]
     fn introduce(&mut self, id: Option<SocketId>, at: Mono, table: &Table, clock: &WallClock) {
-        if self.part == 0 {
-            return;
-        }
-        if let Some(id) = id
+        if self.part > 0
+            && let Some(id) = id
             && self.remembered.get(&id).is_none_or(|k| k.fingerprint == 0)
             && let Some(socket) = table.get(id)
         {
