@@ -108,10 +108,13 @@ impl Outlets {
                 }
             }
             // A handshake that ended without a RST: the connection failed all the same.
-            EventKind::State(c) if c.from == TcpState::SynSent && c.to == TcpState::Close && !self.alerts.is_idle() => {
-                if c.socket.and_then(|id| table.get(id)).is_some_and(|s| s.last_reset.is_none()) {
-                    self.failure(event, c.socket, table, clock);
-                }
+            EventKind::State(c)
+                if c.from == TcpState::SynSent
+                    && c.to == TcpState::Close
+                    && !self.alerts.is_idle()
+                    && c.socket.and_then(|id| table.get(id)).is_some_and(|s| s.last_reset.is_none()) =>
+            {
+                self.failure(event, c.socket, table, clock);
             }
             EventKind::Retransmit(r) => {
                 if let Some(report) = &mut self.report {

@@ -1,0 +1,156 @@
+use std::time::Duration;
+
+use super::super::{Line, LineContext, samples};
+use super::*;
+use crate::model::{ResetOrigin, Shared, SocketId};
+
+#[test]
+fn the_fast_writer_writes_what_serde_writes() {
+    let wall = samples::clock();
+    let mut recent = Recent::default();
+    let mut fast = 0;
+    for (seq, mut event) in (0u64..).zip(samples::all()) {
+        // Twice in one second, then in another: the remembered text must follow.
+        for at in [event.at, Mono(event.at.0 + 5), Mono(event.at.0 + 3_999_999_999)] {
+            event.at = at;
+            let mut out = Vec::new();
+            if !write(&mut out, &event, seq, &mut recent, &wall) {
+                assert!(out.is_empty());
+                continue;
+            }
+            fast += 1;
+            let cx = LineContext { seq, clock: &wall, socket: None, redacted: false, part: 0 };
+            let slow = serde_json::to_string(&Line::new(&event, cx).unwrap()).unwrap();
+            let fast = String::from_utf8(out).unwrap();
+            // The text is the same but for the last digit of seconds, where serde goes through a float.
+            assert_eq!(keys(&fast), keys(&slow));
+            assert_eq!(Line::parse(fast.as_bytes()).unwrap(), Line::parse(slow.as_bytes()).unwrap(), "{fast}");
+        }
+    }
+    assert_eq!(fast, 8 * 3);
+}
+
+#[test]
+fn a_reset_that_differs_in_one_thing_is_told_anew() {
+    let wall = samples::clock();
+    let plain = Reset {
+        socket: Some(SocketId(7)),
+        flow: None,
+        netns: Some(1),
+        pid: Some(2),
+        direction: ResetDirection::Received,
+        origin: ResetOrigin::Unknown,
+        origin_why: "why".into(),
+        state: Some(TcpState::Established),
+        idle_before: None,
+        kernel_reason: None,
+        packet: PacketFacts::default(),
+        detail: TcpDetail::default(),
+    };
+    let change = |change: fn(&mut Reset)| {
+        let mut reset = plain.clone();
+        change(&mut reset);
+        reset
+    };
+    let changed = [
+        change(|r| r.netns = None),
+        change(|r| r.pid = None),
+        change(|r| r.direction = ResetDirection::Sent),
+        change(|r| r.origin = ResetOrigin::Peer),
+        change(|r| r.origin_why = "because".into()),
+        change(|r| r.origin_why = "".into()),
+        change(|r| r.state = None),
+        change(|r| r.idle_before = Some(Duration::from_millis(1_500))),
+        change(|r| r.kernel_reason = Some("NO_SOCKET".into())),
+        change(|r| r.kernel_reason = Some("\"\u{1b}".to_owned().into())),
+        change(|r| r.packet.ttl = Some(64)),
+        change(|r| r.detail.backoff = Some(3)),
+    ];
+    let mut recent = Recent::default();
+    for (seq, reset) in (0u64..).zip(changed.iter().flat_map(|r| [&plain, r, r, &plain])) {
+        let event = Event { at: Mono(5), kind: EventKind::Reset(Shared::new(reset.clone())) };
+        let mut fast = Vec::new();
+        assert!(write(&mut fast, &event, seq, &mut recent, &wall));
+        let cx = LineContext { seq, clock: &wall, socket: None, redacted: false, part: 0 };
+        let slow = serde_json::to_string(&Line::new(&event, cx).unwrap()).unwrap();
+        assert_eq!(keys(std::str::from_utf8(&fast).unwrap()), keys(&slow));
+        assert_eq!(Line::parse(&fast).unwrap(), Line::parse(slow.as_bytes()).unwrap(), "{slow}");
+    }
+}
+
+#[test]
+fn socket_lines_too() {
+    let wall = samples::clock();
+    let (mut recent, mut listing) = (Recent::default(), Recent::listing());
+    let mut sockets = 0;
+    for (seq, event) in (0u64..).zip(samples::all()) {
+        let EventKind::Socket(update) = &event.kind else { continue };
+        sockets += 1;
+        let plain = Described::partial(update).unwrap();
+        let half = Some(Duration::from_millis(12_600));
+        let hostile = [Owner { pid: 1, comm: "\"\\\u{1b}[2J".into(), fd: Some(0), program: None }];
+        let counters = Counters { retransmits: 12, resets_sent: 1, ..Counters::default() };
+        let metrics = samples::metrics();
+        let bare = Described {
+            family: None,
+            local: None,
+            remote: None,
+            remote_name: None,
+            netns: None,
+            owners: &[],
+            direction: None,
+            state: None,
+            opened: None,
+            keepalive: None,
+            mptcp: None,
+            ..plain.clone()
+        };
+        // As one ends, and what differs from it in one thing.
+        let ended = Described {
+            tcp: Some(&metrics),
+            counters,
+            keepalive: None,
+            gives_up_in: None,
+            mptcp: Some(false),
+            orphaned: false,
+            destroyed: false,
+            state: Some(TcpState::Close),
+            ..plain.clone()
+        };
+        let other = TcpMetrics { total_retransmits: Some(9), ..metrics };
+        let all = [
+            ended.clone(),
+            Described { tcp: Some(&other), ..ended.clone() },
+            Described { counters: Counters::default(), ..ended.clone() },
+            Described { tcp: None, counters: Counters::default(), ..ended.clone() },
+            Described { netns: Some(5), ..ended.clone() },
+            Described { owners: &hostile, ..ended.clone() },
+            Described { direction: None, ..ended.clone() },
+            Described { state: Some(TcpState::SynSent), ..ended.clone() },
+            Described { gives_up_in: half, ..ended.clone() },
+            Described { mptcp: Some(true), ..ended.clone() },
+            ended,
+            Described { tcp: Some(&metrics), idle: half, gives_up_in: half, ..plain.clone() },
+            Described { orphaned: true, destroyed: true, counters, ..plain.clone() },
+            Described { owners: &hostile, opened: Some(Mono(5)), ..plain.clone() },
+            bare,
+            plain,
+        ];
+        for (d, watched) in all.iter().flat_map(|d| [(d, true), (d, false)]) {
+            let recent = if watched { &mut recent } else { &mut listing };
+            let cx = LineContext { seq, clock: &wall, socket: None, redacted: false, part: 0 };
+            let mut fast = Vec::new();
+            socket(&mut fast, d, event.at, seq, recent, &wall);
+            let slow = Line::Socket(Box::new(d.line(event.at, cx)));
+            let (fast, slow) = (String::from_utf8(fast).unwrap(), serde_json::to_string(&slow).unwrap());
+            assert_eq!(keys(&fast), keys(&slow));
+            assert_eq!(Line::parse(fast.as_bytes()).unwrap(), Line::parse(slow.as_bytes()).unwrap(), "{fast}");
+        }
+    }
+    assert_eq!(sockets, 1);
+}
+
+/// The keys in their order.
+fn keys(json: &str) -> Vec<&str> {
+    json.split('"').skip(1).step_by(2).collect()
+}
