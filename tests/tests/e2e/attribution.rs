@@ -1,7 +1,9 @@
 //! Who owns a socket: each case that an observer easily gets wrong.
 
+use std::process::{Command, Stdio};
+
 use agent_tests::lab::Way;
-use agent_tests::runner::Builder;
+use agent_tests::runner::{Builder, binary};
 use agent_tests::wait::until;
 use agent_tests::workload::Workload;
 use serde_json::json;
@@ -121,6 +123,28 @@ fn in_another_pid_and_network_namespace() {
         agent.expect(&json!({"type": "reset", "pid": contained.pid(), "direction": "received", "state": "SYN_SENT"}));
         agent.stop();
     }
+}
+
+/// With `--all`: the connect of a process that has ended before anybody could look at it.
+#[test]
+fn a_process_that_ended_at_once() {
+    let s = Scene::new(false);
+    let at = s.server_at(9).to_string();
+    let agent = Builder::new(["watch", "--no-tui", "--all", "--dst", &at]).ns(&s.lab.client).start();
+    let ended: Vec<u32> = std::iter::repeat_with(|| {
+        let mut command = Command::new(binary("agt-workload", "AGT_WORKLOAD_BIN"));
+        s.lab.client.enter_on_exec(&mut command);
+        let mut child = command.args(["do", "connect", &at]).stderr(Stdio::null()).spawn().unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(1), "the refused connect's code");
+        child.id()
+    })
+    .take(8)
+    .collect();
+    for pid in ended {
+        agent.expect(&json!({"type": "state", "from": "CLOSE", "to": "SYN_SENT", "pid": pid, "remote": at}));
+        agent.expect(&json!({"type": "socket", "owners": [{"pid": pid}], "family": "ipv4", "remote": at}));
+    }
+    agent.stop();
 }
 
 /// A busy process that is no target, in the same namespace and to the same server, causes no line.
