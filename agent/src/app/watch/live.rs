@@ -121,10 +121,8 @@ impl Live {
             // Completed where they stand; what becomes known through one comes before it.
             for event in &mut events {
                 let ours = self.attribution.enrich(event, &mut before);
-                if !before.is_empty() {
-                    for other in before.drain(..) {
-                        self.take(&other, outlets);
-                    }
+                for other in before.drain(..) {
+                    self.take(&other, outlets);
                 }
                 if !ours {
                     continue;

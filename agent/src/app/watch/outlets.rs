@@ -91,7 +91,9 @@ impl Outlets {
         match &event.kind {
             EventKind::Finding(f) => self.alerts.finding(event.at, clock, f),
             EventKind::Reset(r) if r.direction == ResetDirection::Received => {
-                self.failure(event, r.socket, table, clock);
+                if let Some(s) = self.alerted(r.socket, table) {
+                    self.failure(event, s, clock);
+                }
                 if let Some(report) = &mut self.report {
                     let slot = match r.origin {
                         ResetOrigin::Peer => 0,
@@ -108,13 +110,10 @@ impl Outlets {
                 }
             }
             // A handshake that ended without a RST: the connection failed all the same.
-            EventKind::State(c)
-                if c.from == TcpState::SynSent
-                    && c.to == TcpState::Close
-                    && !self.alerts.is_idle()
-                    && c.socket.and_then(|id| table.get(id)).is_some_and(|s| s.last_reset.is_none()) =>
-            {
-                self.failure(event, c.socket, table, clock);
+            EventKind::State(c) if c.from == TcpState::SynSent && c.to == TcpState::Close => {
+                if let Some(s) = self.alerted(c.socket, table).filter(|s| s.last_reset.is_none()) {
+                    self.failure(event, s, clock);
+                }
             }
             EventKind::Retransmit(r) => {
                 if let Some(report) = &mut self.report {
@@ -125,13 +124,14 @@ impl Outlets {
         }
     }
 
-    fn failure(&mut self, event: &Event, socket: Option<SocketId>, table: &Table, clock: &WallClock) {
-        if !self.alerts.is_idle()
-            && let Some(s) = socket.and_then(|id| table.get(id))
-        {
-            self.alerts.failure(event.at, &s.destination());
-            self.alerts.check(event.at, clock);
-        }
+    /// The socket, if anybody is alerted to its failure.
+    fn alerted<'t>(&self, socket: Option<SocketId>, table: &'t Table) -> Option<&'t Socket> {
+        if self.alerts.is_idle() { None } else { table.get(socket?).map(|s| &**s) }
+    }
+
+    fn failure(&mut self, event: &Event, s: &Socket, clock: &WallClock) {
+        self.alerts.failure(event.at, &s.destination());
+        self.alerts.check(event.at, clock);
     }
 
     /// Learns from the sockets that changed, and forgets those that left.

@@ -214,13 +214,13 @@ impl EbpfSource {
             ring.give_back();
         }
         join::foresee(unjoined.iter_mut().map(|d| &mut d.record));
-        for decoded in &unjoined {
-            let socket = self.join.socket(&decoded.record);
-            if let Some(first) = self.join.held(&decoded.record, socket) {
+        for kept in &unjoined {
+            let socket = self.join.socket(&kept.record);
+            if let Some(first) = self.join.held(&kept.record, socket) {
                 self.converter.convert(first.decoded(), socket, out, &mut self.forks);
             }
-            if !self.join.hold(decoded, socket) {
-                self.converter.convert(decoded.decoded(), socket, out, &mut self.forks);
+            if !self.join.hold(kept, socket) {
+                self.converter.convert(kept.decoded(), socket, out, &mut self.forks);
             }
         }
         // Classic tracepoints call a new thread a child too.

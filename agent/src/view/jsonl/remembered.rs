@@ -32,7 +32,7 @@ pub(super) fn fingerprint(s: &Socket) -> u64 {
     }
     for end in s.flow.iter().flat_map(|f| [f.local, f.remote]) {
         match end {
-            // Two to four numbers as one: each costs as much as the next.
+            // As one number: the hasher works by numbers, whatever their size.
             SocketAddr::V4(a) => h.write_u64(u64::from(a.ip().to_bits()) << 16 | u64::from(a.port())),
             SocketAddr::V6(_) => end.hash(&mut h),
         }
@@ -48,4 +48,45 @@ pub(super) fn fingerprint(s: &Socket) -> u64 {
         s.remote_name.hash(&mut h);
     }
     h.finish() | 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Flow, Keepalive, Owner, SocketId};
+
+    #[test]
+    fn whatever_a_line_would_say_anew_changes_the_fingerprint() {
+        let ends = |local: &str, remote: &str| Flow { local: local.parse().unwrap(), remote: remote.parse().unwrap() };
+        let owned = |pid, comm: &str, fd| [Owner { pid, comm: comm.into(), fd, program: None }].into();
+        let keepalive =
+            Keepalive { enabled: true, idle_s: 60, interval_s: 10, count: 3, user_timeout_ms: 0, set_by: None };
+        let changes: [&dyn Fn(&mut Socket); 17] = [
+            &|_| {},
+            &|s| s.owners = owned(1, "a", None),
+            &|s| s.owners = owned(1, "a", Some(0)),
+            &|s| s.owners = owned(1, "b", Some(0)),
+            &|s| s.owners = owned(2, "a", None),
+            &|s| s.orphaned = true,
+            &|s| s.keepalive = Some(keepalive),
+            &|s| s.keepalive = Some(Keepalive { idle_s: 61, ..keepalive }),
+            &|s| s.flow = Some(ends("10.0.0.1:1", "10.0.0.2:2")),
+            &|s| s.flow = Some(ends("10.0.0.2:2", "10.0.0.1:1")),
+            &|s| s.flow = Some(ends("[::1]:1", "[::1]:2")),
+            &|s| s.remote_name = Some("name".into()),
+            &|s| s.netns = Some(0),
+            &|s| s.direction = Some(Direction::Outgoing),
+            &|s| s.mptcp = Some(false),
+            &|s| s.mptcp = Some(true),
+            &|s| s.opened = Some(Mono(0)),
+        ];
+        let prints = changes.map(|change| {
+            let mut socket = Socket::new(SocketId(1), Mono(0));
+            change(&mut socket);
+            fingerprint(&socket)
+        });
+        for (n, print) in prints.iter().enumerate() {
+            assert_eq!(prints.iter().position(|p| p == print), Some(n));
+        }
+    }
 }
