@@ -22,6 +22,9 @@ const MANY: usize = 64;
 /// it.
 const MAX_CASES: usize = 256;
 const MAX_MEMBERS: usize = 16_384;
+/// In a storm one case in this time is kept of a finding that has so many already, and the others are counted: to take
+/// each in for the few milliseconds until the next comes costs more than to look at it.
+const KEEP_EVERY: Duration = Duration::from_millis(10);
 /// How many of the oldest are looked at for one that is over.
 const LOOK_FOR_OVER: usize = 16;
 /// Endings kept per finding.
@@ -42,6 +45,8 @@ pub(super) struct Group<F> {
     pub cases: BTreeMap<SocketId, Case<F>>,
     /// How many cases gave way to later ones.
     pub shed: usize,
+    /// When a case was last taken in.
+    pub kept_at: Mono,
     pub ended: VecDeque<Evidence>,
     /// As told last, whether or not it was worth an update.
     pub current: Option<Arc<Finding>>,
@@ -64,6 +69,7 @@ impl<F> Group<F> {
             opened: now,
             cases: BTreeMap::new(),
             shed: 0,
+            kept_at: now,
             ended: VecDeque::new(),
             current: None,
             announced: None,
@@ -73,6 +79,11 @@ impl<F> Group<F> {
             dirty: true,
             later: None,
         }
+    }
+
+    /// Whether one more case that is over would only stand for the next.
+    fn is_crowded(&self, now: Mono) -> bool {
+        self.cases.len() >= MAX_CASES && now < self.kept_at.plus(KEEP_EVERY)
     }
 
     /// When it wants to be told although nothing happens to its sockets.
@@ -230,6 +241,17 @@ where
             return false;
         };
         let key = Key { pid: if R::PER_PROCESS { s.pid() } else { None }, dest };
+        if !had
+            && let Some(group) = self.groups.get_mut(&key)
+            && group.is_crowded(cx.now)
+            && self.rule.holds_until(&fact, cx.t).is_some()
+        {
+            group.shed += 1;
+            group.dirty = true;
+            self.dirty = true;
+            shed.push(s.id);
+            return false;
+        }
         if had
             && let Some(old) = self.member.get(&s.id).copied()
             && old != key
@@ -252,6 +274,7 @@ where
             group.owner = s.owners.iter().min_by_key(|o| o.pid).cloned();
         }
         group.cases.insert(s.id, Case { socket: s.id, port: s.flow.map(|f| f.local.port()), fact });
+        group.kept_at = cx.now;
         group.dirty = true;
         self.dirty = true;
         if group.cases.len() > MAX_CASES || self.member.len() > MAX_MEMBERS {

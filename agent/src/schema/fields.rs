@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::digits::{OCTETS, eight, eight_hex, hex, nine, text};
-use super::recent::Recent;
+use super::recent::Parts;
 use super::room::{Fields, Written};
 use crate::model::{Flow, SocketId};
 
@@ -104,7 +104,7 @@ impl<'a> Fields<'a> {
         })
     }
 
-    pub fn flow(self, flow: Option<Flow>, recent: &mut Recent) -> Written<'a> {
+    pub fn flow(self, flow: Option<Flow>, recent: &mut Parts) -> Written<'a> {
         match flow {
             Some(flow) if !recent.listing => {
                 let w = recent.ends.put(self.raw(b",\"local\":")?, flow.local, false)?;
@@ -115,7 +115,7 @@ impl<'a> Fields<'a> {
     }
 
     #[inline]
-    pub fn netns(self, netns: Option<u32>, recent: &mut Recent) -> Written<'a> {
+    pub fn netns(self, netns: Option<u32>, recent: &mut Parts) -> Written<'a> {
         const KEY: &[u8] = b",\"netns\":";
         match netns {
             Some(n) => recent.netns.put(self, &n, |n, w| w.int(KEY, Some(*n))),

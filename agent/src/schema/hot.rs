@@ -1,40 +1,55 @@
 //! The lines that come in storms (`reset`, `retransmit`, `state`, `sample`, and a `socket` per connection), written by
 //! hand. A test holds them to what the general serialiser writes.
 
+use super::alike::Own;
 use super::described::Described;
 use super::fields::{micros, millis};
-use super::recent::Recent;
+use super::recent::{Parts, Recent};
 use super::room::{Fields, Written, append};
 use super::wire::Time;
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use crate::model::{
-    Counters, Event, EventKind, Flow, Keepalive, Mono, Owner, PacketFacts, Reset, ResetDirection, Retransmit, Sample,
-    StateChange, TcpDetail, TcpMetrics, TcpState, WallClock,
+    Counters, Direction, Event, EventKind, Family, Flow, Keepalive, Mono, Owner, PacketFacts, Reset, ResetDirection,
+    Retransmit, Sample, StateChange, TcpDetail, TcpMetrics, TcpState, WallClock,
 };
 
 /// Appends the line of `event`, without a line break. False, with nothing written, for the kinds that are rare.
 pub fn write(out: &mut Vec<u8>, event: &Event, seq: u64, recent: &mut Recent, wall: &WallClock) -> bool {
     let time = Time::new(wall, event.at);
+    let Recent { parts, states, resets, .. } = recent;
     match &event.kind {
-        EventKind::State(c) => append(out, |w| state(w, c, seq, time, recent)),
-        EventKind::Retransmit(r) => append(out, |w| retransmit(w, r, seq, time, recent)),
-        EventKind::Reset(r) => append(out, |w| reset(w, r, seq, time, recent)),
-        EventKind::Sample(s) => append(out, |w| sample(w, s, seq, time, recent)),
+        EventKind::State(c) => {
+            let own = Own { seq, time, socket: c.socket, flow: c.flow, opened: None, idle: None };
+            let key = (c.from, c.to, c.pid, c.netns);
+            let last = &mut states[usize::from(c.to != TcpState::Close)];
+            last.append(out, &own, |k| *k == key, || key, |w| state(w, c, seq, time, parts));
+        }
+        EventKind::Reset(r) => {
+            let own = Own { seq, time, socket: r.socket, flow: r.flow, opened: None, idle: None };
+            let last = &mut resets[usize::from(r.direction != ResetDirection::Received)];
+            last.append(out, &own, |k| says_the_same(k, r), || Reset::clone(r), |w| reset(w, r, seq, time, parts));
+        }
+        EventKind::Retransmit(r) => append(out, |w| retransmit(w, r, seq, time, parts)),
+        EventKind::Sample(s) => append(out, |w| sample(w, s, seq, time, parts)),
         _ => return false,
     }
     true
 }
 
-fn state<'a>(w: Fields<'a>, c: &StateChange, seq: u64, time: Time, recent: &mut Recent) -> Written<'a> {
-    let w = recent.begin(w.raw(b"{\"type\":\"state\",\"seq\":")?, seq, time, c.socket)?;
-    let change = &mut recent.changes[usize::from(c.to != TcpState::Close)];
-    let w = change.put(w, &(c.from, c.to, c.pid), |(from, to, pid), w| {
-        let w = w.word(b",\"from\":\"", Some(from.name()))?.word(b",\"to\":\"", Some(to.name()))?;
-        w.int(b",\"pid\":", *pid)
-    })?;
-    w.flow(c.flow, recent)?.netns(c.netns, recent)?.raw(b"}")
+fn state<'a>(w: Fields<'a>, c: &StateChange, seq: u64, time: Time, recent: &mut Parts) -> Written<'a> {
+    recent
+        .begin(w.raw(b"{\"type\":\"state\",\"seq\":")?, seq, time, c.socket)?
+        .word(b",\"from\":\"", Some(c.from.name()))?
+        .word(b",\"to\":\"", Some(c.to.name()))?
+        .int(b",\"pid\":", c.pid)?
+        .flow(c.flow, recent)?
+        .netns(c.netns, recent)?
+        .raw(b"}")
 }
 
-fn retransmit<'a>(w: Fields<'a>, r: &Retransmit, seq: u64, time: Time, recent: &mut Recent) -> Written<'a> {
+fn retransmit<'a>(w: Fields<'a>, r: &Retransmit, seq: u64, time: Time, recent: &mut Parts) -> Written<'a> {
     let w = recent.begin(w.raw(b"{\"type\":\"retransmit\",\"seq\":")?, seq, time, r.socket)?;
     w.int(b",\"pid\":", r.pid)?
         .flow(r.flow, recent)?
@@ -48,28 +63,49 @@ fn retransmit<'a>(w: Fields<'a>, r: &Retransmit, seq: u64, time: Time, recent: &
         .raw(b"}")
 }
 
-fn reset<'a>(w: Fields<'a>, r: &Reset, seq: u64, time: Time, recent: &mut Recent) -> Written<'a> {
-    let w = recent.begin(w.raw(b"{\"type\":\"reset\",\"seq\":")?, seq, time, r.socket)?;
-    let w = w.int(b",\"pid\":", r.pid)?.flow(r.flow, recent)?;
-    let w = if r.idle_before.is_none() && r.packet == PacketFacts::default() {
-        let piece = &mut recent.resets[usize::from(r.direction != ResetDirection::Received)];
-        piece.put_parts(
-            w,
-            |(netns, direction, origin, state, reason, why)| {
-                (*netns, *direction, *origin, *state) == (r.netns, r.direction, r.origin, r.state)
-                    && *reason == r.kernel_reason
-                    && *why == r.origin_why
-            },
-            || (r.netns, r.direction, r.origin, r.state, r.kernel_reason.clone(), r.origin_why.clone()),
-            |_, w| w.whose(r),
-        )?
-    } else {
-        w.whose(r)?
-    };
+/// Whether the lines of both differ in their sockets and their ends alone.
+fn says_the_same(a: &Reset, b: &Reset) -> bool {
+    let Reset {
+        socket: _,
+        flow: _,
+        netns,
+        pid,
+        direction,
+        origin,
+        origin_why,
+        state,
+        idle_before,
+        kernel_reason,
+        packet,
+        detail,
+    } = a;
+    (*netns, *pid, *direction, *origin, *state) == (b.netns, b.pid, b.direction, b.origin, b.state)
+        && *idle_before == b.idle_before
+        && *packet == b.packet
+        && *origin_why == b.origin_why
+        && *kernel_reason == b.kernel_reason
+        && *detail == b.detail
+}
+
+fn reset<'a>(w: Fields<'a>, r: &Reset, seq: u64, time: Time, recent: &mut Parts) -> Written<'a> {
+    let mut w = recent
+        .begin(w.raw(b"{\"type\":\"reset\",\"seq\":")?, seq, time, r.socket)?
+        .int(b",\"pid\":", r.pid)?
+        .flow(r.flow, recent)?
+        .netns(r.netns, recent)?
+        .word(b",\"direction\":\"", Some(super::ResetDirection::from(r.direction).text()))?
+        .word(b",\"origin\":\"", Some(super::ResetOrigin::from(r.origin).text()))?
+        .word(b",\"state\":\"", r.state.map(|s| s.name()))?
+        .seconds(b",\"idle_before_s\":", r.idle_before)?
+        .text(b",\"kernel_reason\":\"", r.kernel_reason.as_deref())?
+        .packet(&r.packet)?;
+    if !r.origin_why.is_empty() {
+        w = w.text(b",\"origin_why\":\"", Some(&r.origin_why))?;
+    }
     w.detail(&r.detail, recent)?.raw(b"}")
 }
 
-fn sample<'a>(w: Fields<'a>, s: &Sample, seq: u64, time: Time, recent: &mut Recent) -> Written<'a> {
+fn sample<'a>(w: Fields<'a>, s: &Sample, seq: u64, time: Time, recent: &mut Parts) -> Written<'a> {
     recent
         .begin(w.raw(b"{\"type\":\"sample\",\"seq\":")?, seq, time, Some(s.socket))?
         .word(b",\"state\":\"", Some(s.state.name()))?
@@ -80,8 +116,74 @@ fn sample<'a>(w: Fields<'a>, s: &Sample, seq: u64, time: Time, recent: &mut Rece
 
 /// Appends a `socket` line, without a line break.
 pub fn socket(out: &mut Vec<u8>, d: &Described<'_>, at: Mono, seq: u64, recent: &mut Recent, wall: &WallClock) {
-    let opened = d.opened.map(|opened| Time::new(wall, opened));
-    append(out, |w| described(w, d, seq, Time::new(wall, at), opened, recent));
+    let (time, opened) = (Time::new(wall, at), d.opened.map(|opened| Time::new(wall, opened)));
+    let Recent { parts, sockets, .. } = recent;
+    if parts.listing {
+        append(out, |w| described(w, d, seq, time, opened, parts));
+        return;
+    }
+    let flow = d.local.zip(d.remote).map(|(local, remote)| Flow { local, remote });
+    let own = Own { seq, time, socket: Some(d.id), flow, opened, idle: d.idle };
+    let last = &mut sockets[usize::from(d.state == Some(TcpState::Close))];
+    last.append(out, &own, |k| k.is_of(d), || Kept::of(d), |w| described(w, d, seq, time, opened, parts));
+}
+
+/// What a `socket` line tells besides what each has of its own.
+#[derive(Debug)]
+pub(super) struct Kept {
+    family: Option<Family>,
+    /// Of a socket of which only one is known.
+    ends: Option<[Option<SocketAddr>; 2]>,
+    remote_name: Option<Box<str>>,
+    netns: Option<u32>,
+    owners: Vec<Owner>,
+    direction: Option<Direction>,
+    state: Option<TcpState>,
+    keepalive: Option<Keepalive>,
+    counters: Counters,
+    tcp: Option<TcpMetrics>,
+    gives_up_in: Option<Duration>,
+    mptcp: Option<bool>,
+    orphaned: bool,
+    destroyed: bool,
+}
+
+impl Kept {
+    fn of(d: &Described<'_>) -> Self {
+        Self {
+            family: d.family,
+            ends: one_end(d),
+            remote_name: d.remote_name.map(Into::into),
+            netns: d.netns,
+            owners: d.owners.to_vec(),
+            direction: d.direction,
+            state: d.state,
+            keepalive: d.keepalive,
+            counters: d.counters,
+            tcp: d.tcp.copied(),
+            gives_up_in: d.gives_up_in,
+            mptcp: d.mptcp,
+            orphaned: d.orphaned,
+            destroyed: d.destroyed,
+        }
+    }
+
+    fn is_of(&self, d: &Described<'_>) -> bool {
+        (self.family, self.netns, self.direction, self.state) == (d.family, d.netns, d.direction, d.state)
+            && (self.mptcp, self.orphaned, self.destroyed) == (d.mptcp, d.orphaned, d.destroyed)
+            && self.gives_up_in == d.gives_up_in
+            && self.keepalive == d.keepalive
+            && self.remote_name.as_deref() == d.remote_name
+            && self.owners == d.owners
+            && self.counters == d.counters
+            && self.tcp.as_ref() == d.tcp
+            && self.ends == one_end(d)
+    }
+}
+
+/// The ends of a socket that has not both, as it is told.
+fn one_end(d: &Described<'_>) -> Option<[Option<SocketAddr>; 2]> {
+    (d.local.is_none() || d.remote.is_none()).then_some([d.local, d.remote])
 }
 
 fn described<'a>(
@@ -90,7 +192,7 @@ fn described<'a>(
     seq: u64,
     time: Time,
     opened: Option<Time>,
-    recent: &mut Recent,
+    recent: &mut Parts,
 ) -> Written<'a> {
     let w = recent.begin(w.raw(b"{\"type\":\"socket\",\"seq\":")?, seq, time, Some(d.id))?;
     let mut w = w.word(b",\"family\":\"", d.family.map(|f| super::Family::from(f).text()))?;
@@ -98,61 +200,26 @@ fn described<'a>(
         (Some(local), Some(remote)) => w.flow(Some(Flow { local, remote }), recent)?,
         (local, remote) => w.ends(local, remote)?,
     };
-    w = w.text(b",\"remote_name\":\"", d.remote_name)?;
-    w = if recent.listing {
-        w.standing(d)?
-    } else {
-        let piece = &mut recent.standing[usize::from(d.state == Some(TcpState::Close))];
-        piece.put_parts(
-            w,
-            |(netns, owners, direction, state)| {
-                (*netns, *direction, *state) == (d.netns, d.direction, d.state) && *owners == d.owners
-            },
-            || (d.netns, d.owners.to_vec(), d.direction, d.state),
-            |_, w| w.standing(d),
-        )?
-    };
+    w = w
+        .text(b",\"remote_name\":\"", d.remote_name)?
+        .int(b",\"netns\":", d.netns)?
+        .owners(d.owners)?
+        .word(b",\"direction\":\"", d.direction.map(|d| super::Direction::from(d).text()))?
+        .word(b",\"state\":\"", d.state.map(|s| s.name()))?;
     w = match opened {
         Some(opened) => recent.time(w, b",\"opened\":", opened)?,
         None => w.raw(b",\"opened\":null")?,
     };
-    w = w.seconds(b",\"idle_s\":", d.idle)?;
-    // As most begin and end.
-    let plain = matches!(
-        (d.keepalive, d.gives_up_in, d.mptcp, d.orphaned, d.destroyed),
-        (None, None, Some(false), false, false)
-    );
-    match d.tcp.filter(|t| !t.is_empty()) {
-        None if plain && d.counters == Counters::default() => w.raw(BEGUN),
-        Some(tcp) if plain && !recent.listing => recent.ended.put_parts(
-            w,
-            |(counters, metrics)| *counters == d.counters && metrics == tcp,
-            || (d.counters, *tcp),
-            |(counters, metrics), w| w.raw(NO_KEEPALIVE)?.counted(counters)?.measured(metrics)?.raw(PLAIN_END),
-        ),
-        tcp => {
-            let w = w.keepalive(d.keepalive)?.counters(&d.counters, recent)?.metrics(tcp, recent)?;
-            if plain {
-                return w.raw(PLAIN_END);
-            }
-            w.seconds(b",\"gives_up_in_s\":", d.gives_up_in)?
-                .flag(b",\"mptcp\":", d.mptcp)?
-                .flag(b",\"orphaned\":", Some(d.orphaned))?
-                .flag(b",\"destroyed\":", Some(d.destroyed))?
-                .raw(b"}")
-        }
-    }
+    w.seconds(b",\"idle_s\":", d.idle)?
+        .keepalive(d.keepalive)?
+        .counters(&d.counters, recent)?
+        .metrics(d.tcp, recent)?
+        .seconds(b",\"gives_up_in_s\":", d.gives_up_in)?
+        .flag(b",\"mptcp\":", d.mptcp)?
+        .flag(b",\"orphaned\":", Some(d.orphaned))?
+        .flag(b",\"destroyed\":", Some(d.destroyed))?
+        .raw(b"}")
 }
-
-const NO_KEEPALIVE: &[u8] = b",\"keepalive\":null";
-const PLAIN_END: &[u8] = b",\"gives_up_in_s\":null,\"mptcp\":false,\"orphaned\":false,\"destroyed\":false}";
-
-/// From keepalive to the end, before anything was measured.
-const BEGUN: &[u8] = b",\"keepalive\":null,\
-    \"counters\":{\"retransmits\":0,\"rto\":0,\"fast\":0,\"tlp\":0,\"syn\":0,\"resets_received\":0,\"resets_sent\":0},\
-    \"tcp\":{\"rtt_us\":null,\"rto_us\":null,\"backoff\":null,\"unacked_bytes\":null,\"send_queue_bytes\":null,\
-    \"last_sent_ms\":null,\"last_received_ms\":null,\"bytes_sent\":null,\"bytes_received\":null},\
-    \"gives_up_in_s\":null,\"mptcp\":false,\"orphaned\":false,\"destroyed\":false}";
 
 impl<'a> Fields<'a> {
     fn owners(self, owners: &[Owner]) -> Written<'a> {
@@ -175,32 +242,8 @@ impl<'a> Fields<'a> {
         w.raw(b"]")
     }
 
-    /// What stays with a socket.
-    fn standing(self, d: &Described<'_>) -> Written<'a> {
-        self.int(b",\"netns\":", d.netns)?
-            .owners(d.owners)?
-            .word(b",\"direction\":\"", d.direction.map(|d| super::Direction::from(d).text()))?
-            .word(b",\"state\":\"", d.state.map(|s| s.name()))
-    }
-
-    /// Whose RST it is, and how one knows.
-    fn whose(self, r: &Reset) -> Written<'a> {
-        let mut w = self
-            .int(b",\"netns\":", r.netns)?
-            .word(b",\"direction\":\"", Some(super::ResetDirection::from(r.direction).text()))?
-            .word(b",\"origin\":\"", Some(super::ResetOrigin::from(r.origin).text()))?
-            .word(b",\"state\":\"", r.state.map(|s| s.name()))?
-            .seconds(b",\"idle_before_s\":", r.idle_before)?
-            .text(b",\"kernel_reason\":\"", r.kernel_reason.as_deref())?
-            .packet(&r.packet)?;
-        if !r.origin_why.is_empty() {
-            w = w.text(b",\"origin_why\":\"", Some(&r.origin_why))?;
-        }
-        Some(w)
-    }
-
     fn keepalive(self, k: Option<Keepalive>) -> Written<'a> {
-        let Some(k) = k else { return self.raw(NO_KEEPALIVE) };
+        let Some(k) = k else { return self.raw(b",\"keepalive\":null") };
         self.flag(b",\"keepalive\":{\"enabled\":", Some(k.enabled))?
             .int(b",\"idle_s\":", Some(k.idle_s))?
             .int(b",\"interval_s\":", Some(k.interval_s))?
@@ -210,7 +253,7 @@ impl<'a> Fields<'a> {
             .raw(b"}")
     }
 
-    fn counters(self, c: &Counters, recent: &mut Recent) -> Written<'a> {
+    fn counters(self, c: &Counters, recent: &mut Parts) -> Written<'a> {
         if *c == Counters::default() {
             // One piece instead of fourteen for most of all sockets.
             return self.raw(
@@ -246,7 +289,7 @@ impl<'a> Fields<'a> {
         w.known(b",\"window\":", p.window)?.raw(b"}")
     }
 
-    fn detail(self, d: &TcpDetail, recent: &mut Recent) -> Written<'a> {
+    fn detail(self, d: &TcpDetail, recent: &mut Parts) -> Written<'a> {
         if d.is_empty() {
             return self.raw(b",\"tcp\":null");
         }
@@ -290,7 +333,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn metrics(self, t: Option<&TcpMetrics>, recent: &mut Recent) -> Written<'a> {
+    fn metrics(self, t: Option<&TcpMetrics>, recent: &mut Parts) -> Written<'a> {
         let Some(t) = t.filter(|t| !t.is_empty()) else {
             return self.raw(
                 b",\"tcp\":{\"rtt_us\":null,\"rto_us\":null,\"backoff\":null,\"unacked_bytes\":null,\

@@ -154,3 +154,110 @@ fn socket_lines_too() {
 fn keys(json: &str) -> Vec<&str> {
     json.split('"').skip(1).step_by(2).collect()
 }
+
+/// Ends as they differ in a storm, and as they seldom do.
+fn flows() -> Vec<Option<Flow>> {
+    let ports = [37_164, 37_165, 9, 0, 65_535, 1_024].map(|port| format!("127.0.0.1:{port}"));
+    let mut all = vec![None];
+    for (local, remote) in [(0, "127.0.0.1:9"), (1, "127.0.0.1:9"), (2, "127.0.0.1:9"), (3, "127.0.0.1:9")]
+        .into_iter()
+        .chain([(0, "127.0.0.1:37164"), (5, "127.0.0.1:443"), (4, "10.0.0.1:443"), (4, "[::1]:443")])
+    {
+        let remote: SocketAddr = remote.parse().unwrap();
+        let local = if remote.is_ipv6() { "[::1]:40000" } else { &ports[local] };
+        all.push(Some(Flow { local: local.parse().unwrap(), remote }));
+    }
+    all
+}
+
+/// Number, time and cookie of lines that come one after the other: each of them gets longer or shorter at some time.
+fn steps() -> impl Iterator<Item = (u64, Mono, Option<SocketId>)> + Clone {
+    let seqs = [7, 8, 9, 10, 11, 12, 99, 100, 99_999_998, 99_999_999, 100_000_000, 100_000_001, 5, 6];
+    let cookies = [Some(0xe), Some(0xf), Some(0x10), Some(0x11), Some(u64::from(u32::MAX)), Some(1 << 32), None, None];
+    (0..200).map(move |n: usize| {
+        let id = cookies[n / 3 % cookies.len()].map(SocketId);
+        (seqs[n % seqs.len()], Mono(n as u64 * 30_000_007), id)
+    })
+}
+
+#[test]
+fn lines_alike_are_those_that_serde_writes() {
+    let wall = samples::clock();
+    let samples = samples::all();
+    let mut told: Vec<EventKind> = samples
+        .into_iter()
+        .map(|e| e.kind)
+        .filter(|k| matches!(k, EventKind::State(_) | EventKind::Reset(_)))
+        .collect();
+    assert_eq!(told.len(), 4);
+    // One after the other many times, then in turn.
+    told = told.iter().flat_map(|k| std::iter::repeat_n(k, 200)).chain(told.iter().cycle().take(50)).cloned().collect();
+    let flows = flows();
+    let mut recent = Recent::default();
+    for (n, (mut kind, (seq, at, id))) in told.into_iter().zip(steps().cycle()).enumerate() {
+        let ends = flows[n / 2 % flows.len()];
+        match &mut kind {
+            EventKind::State(c) => (c.socket, c.flow) = (id, ends),
+            EventKind::Reset(r) => {
+                let r = Shared::make_mut(r);
+                (r.socket, r.flow) = (id, ends);
+            }
+            _ => {}
+        }
+        let event = Event { at, kind };
+        let mut fast = Vec::new();
+        assert!(write(&mut fast, &event, seq, &mut recent, &wall));
+        let cx = LineContext { seq, clock: &wall, socket: None, redacted: false, part: 0 };
+        let slow = serde_json::to_string(&Line::new(&event, cx).unwrap()).unwrap();
+        same(&String::from_utf8(fast).unwrap(), &slow);
+    }
+}
+
+#[test]
+fn sockets_alike_too() {
+    let wall = samples::clock();
+    let metrics = samples::metrics();
+    let owners = [Owner { pid: 1, comm: "\"local\":\"idle_s\":".into(), fd: Some(0), program: None }];
+    let begun = Described {
+        id: SocketId(1),
+        family: None,
+        local: None,
+        remote: None,
+        remote_name: None,
+        netns: Some(3),
+        owners: &owners,
+        direction: None,
+        state: Some(TcpState::SynSent),
+        opened: None,
+        idle: None,
+        keepalive: None,
+        counters: Counters::default(),
+        tcp: None,
+        gives_up_in: None,
+        mptcp: Some(false),
+        orphaned: false,
+        destroyed: false,
+    };
+    let ended = Described { state: Some(TcpState::Close), tcp: Some(&metrics), ..begun.clone() };
+    let flows = flows();
+    let mut recent = Recent::default();
+    let idle = [0, 5_000_000_000, 17_000, 119_774, 119_700, 999_999_999].map(Duration::from_nanos);
+    for (n, (seq, at, id)) in steps().cycle().take(2_000).enumerate() {
+        let ends = flows[n / 4 % flows.len()];
+        let mut d = if n % 40 < 20 { begun.clone() } else { ended.clone() };
+        d.id = id.unwrap_or(SocketId(9));
+        (d.local, d.remote) = (ends.map(|f| f.local).filter(|_| n % 29 > 0), ends.map(|f| f.remote));
+        d.idle = idle.get(n / 2 % 7).copied();
+        d.opened = [Some(at), Some(Mono(at.0.saturating_sub(40_000))), Some(Mono(1)), None][n / 5 % 4];
+        let cx = LineContext { seq, clock: &wall, socket: None, redacted: false, part: 0 };
+        let mut fast = Vec::new();
+        socket(&mut fast, &d, at, seq, &mut recent, &wall);
+        let slow = serde_json::to_string(&Line::Socket(Box::new(d.line(at, cx)))).unwrap();
+        same(&String::from_utf8(fast).unwrap(), &slow);
+    }
+}
+
+fn same(fast: &str, slow: &str) {
+    assert_eq!(keys(fast), keys(slow));
+    assert_eq!(Line::parse(fast.as_bytes()).unwrap(), Line::parse(slow.as_bytes()).unwrap(), "{fast}");
+}

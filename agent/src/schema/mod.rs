@@ -4,6 +4,7 @@
 //! `Line::new` writes an event, `Line::parse` and `Line::events` read it back, so that a recording gives the same
 //! state and findings as the run it was made from.
 
+mod alike;
 mod described;
 mod digits;
 mod fields;

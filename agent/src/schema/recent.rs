@@ -1,50 +1,52 @@
 //! What lines have in common with those before them; its text is made once.
 
-use std::borrow::Cow;
 use std::net::{SocketAddr, SocketAddrV4};
 
+use super::alike::Alike;
 use super::digits::{hex, nine, text};
+use super::hot::Kept;
 use super::room::{Fields, Written, append};
 use super::wire::{TIME_LEN, Time};
-use crate::model::{
-    Counters, Direction, Owner, ResetDirection, ResetOrigin, SocketId, TcpDetail, TcpMetrics, TcpState,
-};
+use crate::model::{Counters, Reset, SocketId, TcpDetail, TcpMetrics, TcpState};
 
-/// The second, the ends of a connection and its owners, the network namespace, what the kernel says of connections that
-/// fare alike.
-#[derive(Debug)]
+/// What was written last, for the lines that come next.
+#[derive(Debug, Default)]
 pub struct Recent {
+    pub(super) parts: Parts,
+    /// Changes to CLOSE, and the others: they alternate.
+    pub(super) states: [Alike<(TcpState, TcpState, Option<u32>, Option<u32>)>; 2],
+    /// RSTs received, and sent.
+    pub(super) resets: [Alike<Reset>; 2],
+    /// Sockets that are not closed, and those that are: most have both lines.
+    pub(super) sockets: [Alike<Kept>; 2],
+}
+
+impl Recent {
+    /// For a list of sockets, one line each.
+    pub fn listing() -> Self {
+        Self { parts: Parts { listing: true, ..Parts::default() }, ..Self::default() }
+    }
+}
+
+/// Parts that lines have in common which are not alike: the second, the ends of a connection, the network namespace, what
+/// the kernel says of connections that fare alike.
+#[derive(Debug)]
+pub(super) struct Parts {
     /// Each line is of another socket: what differs from socket to socket is not remembered.
-    pub(super) listing: bool,
+    pub listing: bool,
     /// Where the second of `time` begins, in ns since 1970.
     second: i64,
     time: [u8; TIME_LEN],
     head: Head,
     stamp: Stamp,
-    pub(super) ends: Ends,
-    pub(super) netns: Piece<u32>,
-    /// What stays with a socket, of those that are closed and of the others: most have both lines.
-    pub(super) standing: [Piece<Standing>; 2],
-    /// States and process of the changes to CLOSE, and of the others: they alternate.
-    pub(super) changes: [Piece<(TcpState, TcpState, Option<u32>)>; 2],
-    /// Of RSTs received, and sent.
-    pub(super) resets: [Piece<Plain>; 2],
-    pub(super) detail: Piece<TcpDetail>,
-    pub(super) metrics: Piece<TcpMetrics>,
-    /// Of sockets that ended as most do.
-    pub(super) ended: Piece<(Counters, TcpMetrics)>,
-    pub(super) counters: Piece<Counters>,
+    pub ends: Ends,
+    pub netns: Piece<u32>,
+    pub detail: Piece<TcpDetail>,
+    pub metrics: Piece<TcpMetrics>,
+    pub counters: Piece<Counters>,
 }
 
-/// Network namespace, owners, direction and state of a socket.
-pub(super) type Standing = (Option<u32>, Vec<Owner>, Option<Direction>, Option<TcpState>);
-
-/// What is told of a RST whose packet was not seen and before which no silence is known: namespace, direction, origin,
-/// state, the kernel's reason, and why the origin is so.
-pub(super) type Plain =
-    (Option<u32>, ResetDirection, ResetOrigin, Option<TcpState>, Option<Cow<'static, str>>, Cow<'static, str>);
-
-impl Default for Recent {
+impl Default for Parts {
     fn default() -> Self {
         Self {
             listing: false,
@@ -54,12 +56,8 @@ impl Default for Recent {
             stamp: Stamp::default(),
             ends: Ends::default(),
             netns: Piece::default(),
-            standing: Default::default(),
-            changes: Default::default(),
-            resets: Default::default(),
             detail: Piece::default(),
             metrics: Piece::default(),
-            ended: Piece::default(),
             counters: Piece::default(),
         }
     }
@@ -69,15 +67,10 @@ impl Default for Recent {
 const NANOS_AT: usize = 20;
 const SECOND: i64 = 1_000_000_000;
 
-impl Recent {
-    /// For a list of sockets, one line each.
-    pub fn listing() -> Self {
-        Self { listing: true, ..Self::default() }
-    }
-
+impl Parts {
     /// What all lines begin with, after the type: number, time and socket.
     #[inline]
-    pub(super) fn begin<'a>(&mut self, w: Fields<'a>, seq: u64, time: Time, id: Option<SocketId>) -> Written<'a> {
+    pub fn begin<'a>(&mut self, w: Fields<'a>, seq: u64, time: Time, id: Option<SocketId>) -> Written<'a> {
         let mut nanos = time.0.wrapping_sub(self.second) as u64;
         if nanos >= SECOND as u64 {
             self.second = time.0.div_euclid(SECOND).wrapping_mul(SECOND);
@@ -94,7 +87,7 @@ impl Recent {
 
     /// Appends `key` and the time, in RFC 3339 with nanoseconds.
     #[inline]
-    pub(super) fn time<'a>(&self, w: Fields<'a>, key: &[u8], time: Time) -> Written<'a> {
+    pub fn time<'a>(&self, w: Fields<'a>, key: &[u8], time: Time) -> Written<'a> {
         let w = w.raw(key)?.raw(b"\"")?;
         let nanos = time.0.wrapping_sub(self.second) as u64;
         match self.time.first_chunk::<NANOS_AT>() {
@@ -278,35 +271,22 @@ impl<T> Default for Piece<T> {
 }
 
 impl<T> Piece<T> {
-    /// Appends the text of a value of several parts. `is` tells whether it is that of last time; otherwise `own` makes
-    /// it and `write` its text.
-    #[inline]
-    pub fn put_parts<'a>(
-        &mut self,
-        w: Fields<'a>,
-        is: impl FnOnce(&T) -> bool,
-        own: impl FnOnce() -> T,
-        mut write: impl for<'b> FnMut(&T, Fields<'b>) -> Written<'b>,
-    ) -> Written<'a> {
-        if !self.of.as_ref().is_some_and(is) {
-            let of = self.of.insert(own());
-            self.text.make(|w| write(of, w));
-        }
-        self.text.put(w)
-    }
-
     /// Appends the text of `value`, made by `write` unless it is that of last time.
     #[inline]
     pub fn put<'a>(
         &mut self,
         w: Fields<'a>,
         value: &T,
-        write: impl for<'b> FnMut(&T, Fields<'b>) -> Written<'b>,
+        mut write: impl for<'b> FnMut(&T, Fields<'b>) -> Written<'b>,
     ) -> Written<'a>
     where
         T: Clone + PartialEq,
     {
-        self.put_parts(w, |of| of == value, || value.clone(), write)
+        if self.of.as_ref() != Some(value) {
+            let of = self.of.insert(value.clone());
+            self.text.make(|w| write(of, w));
+        }
+        self.text.put(w)
     }
 }
 
@@ -316,7 +296,7 @@ mod tests {
 
     #[test]
     fn lines_counted_up_down_and_by_leaps_in_one_second_and_the_next() {
-        let mut recent = Recent::default();
+        let mut recent = Parts::default();
         let numbers = (0..1_200).chain([5, 6, 8, 9, 10, 998, 999, 1_000, 0, 1, u64::MAX - 1, u64::MAX, 0]);
         for (n, seq) in numbers.enumerate() {
             let time = Time(1_700_000_000_123_456_789 + n as i64 * 777_777_777);

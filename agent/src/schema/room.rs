@@ -56,6 +56,13 @@ impl<'a> Fields<'a> {
         Some(Self { room })
     }
 
+    /// Puts `text` down and gives it back, to be changed where it is.
+    #[inline(always)]
+    pub fn copied(self, text: &[u8]) -> Option<(&'a mut [u8], Self)> {
+        let (here, room) = self.room.split_at_mut_checked(text.len())?;
+        Some((here.write_copy_of_slice(text), Self { room }))
+    }
+
     /// Puts down the first `len` bytes of `text`. All of it is written, which takes a store or two, and what comes next
     /// written over the rest: copying an unknown number of bytes takes a call.
     #[inline(always)]

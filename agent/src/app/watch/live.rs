@@ -33,7 +33,7 @@ const LOOK_AT: usize = 24;
 /// Records taken per call: a storm must not keep signals and the screen waiting.
 const DRAIN: usize = 1_000;
 /// Records whose events are made at once: as few as the allocator keeps ready blocks for (glibc: 7 of a size).
-const AT_ONCE: usize = 8;
+const AT_ONCE: usize = 32;
 /// After a child or the last target ended: how long its sockets may still have something to say.
 const LAST_WORDS: Duration = Duration::from_millis(30);
 
@@ -113,35 +113,28 @@ impl Live {
         let mut taken = 0;
         let mut looks = CLOSING_LOOKS;
         loop {
-            let (mut events, mut before) = std::mem::take(&mut self.buffers);
+            let (mut events, mut complete) = std::mem::take(&mut self.buffers);
             let n = feed.take(AT_ONCE, &mut events);
             for fork in feed.forks() {
-                before.extend(self.attribution.forked(fork.parent, fork.child, fork.at));
+                complete.extend(self.attribution.forked(fork.parent, fork.child, fork.at));
             }
-            // Completed where they stand; what becomes known through one comes before it.
-            for event in &mut events {
-                let ours = self.attribution.enrich(event, &mut before);
-                for other in before.drain(..) {
-                    self.take(&other, outlets);
-                }
-                if !ours {
+            for mut event in events.drain(..) {
+                // What becomes known through it comes before it.
+                if !self.attribution.enrich(&mut event, &mut complete) {
                     continue;
                 }
-                self.take(event, outlets);
-                if let Some(id) = closing(event).filter(|_| looks > 0) {
+                let closing = closing(&event).filter(|_| looks > 0);
+                complete.push(event);
+                if let Some(id) = closing {
                     // The idle time at which a server closes is only as exact as what is known of the last data.
                     looks -= 1;
-                    if let Some(sample) = self.attribution.sample_closing(id, Mono::now()) {
-                        self.take(&sample, outlets);
-                    }
+                    complete.extend(self.attribution.sample_closing(id, Mono::now()));
                 }
             }
-            // Of forks without any event.
-            for other in before.drain(..) {
-                self.take(&other, outlets);
+            for event in complete.drain(..) {
+                self.take(&event, outlets);
             }
-            events.clear();
-            self.buffers = (events, before);
+            self.buffers = (events, complete);
             if self.table.changed() >= LOOK_AT {
                 self.look(outlets);
             }
