@@ -4,6 +4,7 @@
 //! several times what copying it does.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::digits::{eight, eight_hex, nine};
@@ -48,6 +49,7 @@ impl<K> Alike<K> {
         &mut self,
         out: &mut Vec<u8>,
         own: &Own,
+        digits: &mut Digits,
         is: impl FnOnce(&K) -> bool,
         key: impl FnOnce() -> K,
         write: impl for<'a> FnMut(Fields<'a>) -> Written<'a>,
@@ -55,9 +57,9 @@ impl<K> Alike<K> {
         let same = self.of.as_ref().is_some_and(is);
         if same
             && let Some(text) = &self.text
-            && let Some(digits) = text.digits(own)
+            && text.is_for(own)
         {
-            append(out, |w| text.put(w, own, &digits));
+            append(out, |w| text.put(w, own, digits));
             return;
         }
         let start = out.len();
@@ -70,6 +72,58 @@ impl<K> Alike<K> {
     }
 }
 
+/// The digits that were made last: most lines of a storm tell of the same number, time, cookie or port as one before.
+#[derive(Debug, Default)]
+pub(super) struct Digits {
+    seq: (u64, u64),
+    nanos: (u32, u128),
+    cookie: (u32, u64),
+    port: (u16, u64),
+}
+
+impl Digits {
+    /// The eight digits of a number below 10⁸.
+    #[inline(always)]
+    fn seq(&mut self, n: u64) -> u64 {
+        const LAST: u64 = 1 << 56;
+        let (last, digits) = self.seq;
+        let digits = match n.wrapping_sub(last) {
+            1 if digits >> 56 != 0 && digits >> 56 < u64::from(b'9') => digits + LAST,
+            _ => eight(n as u32),
+        };
+        self.seq = (n, digits);
+        digits
+    }
+
+    #[inline(always)]
+    fn nanos(&mut self, n: u32) -> u128 {
+        remembered(&mut self.nanos, n, nine)
+    }
+
+    #[inline(always)]
+    fn cookie(&mut self, n: u32) -> u64 {
+        remembered(&mut self.cookie, n, eight_hex)
+    }
+
+    #[inline(always)]
+    fn port(&mut self, n: u16) -> u64 {
+        remembered(&mut self.port, n, |n| eight(n.into()))
+    }
+}
+
+#[inline(always)]
+fn remembered<N: Copy + PartialEq, D: Copy + PartialEq + Default>(
+    last: &mut (N, D),
+    n: N,
+    make: impl FnOnce(N) -> D,
+) -> D {
+    // No digits are 0.
+    if last.0 != n || last.1 == D::default() {
+        *last = (n, make(n));
+    }
+    last.1
+}
+
 /// A line without the time that a socket was idle, whose length differs.
 #[derive(Debug)]
 struct Text {
@@ -80,9 +134,9 @@ struct Text {
     second: i64,
     nanos: Place<16>,
     opened: Option<Place<16>>,
-    seq: Place<8>,
+    seq: Number,
     /// `None`: it tells of no socket.
-    socket: Option<Place<8>>,
+    socket: Option<Number>,
     flow: Option<Ends>,
 }
 
@@ -90,25 +144,14 @@ struct Text {
 #[derive(Debug)]
 struct Ends {
     addresses: u64,
-    local: Place<8>,
-    remote: Place<8>,
+    local: Number,
+    remote: Number,
 }
 
-/// The digits of what a line has of its own.
-struct Digits {
-    seq: u64,
-    nanos: u128,
-    opened: u128,
-    socket: u64,
-    ports: [u64; 2],
-}
-
-/// Where a number stands: as many digits as it has there, and behind them the text that is put down with them, so that
-/// each time one whole store is made.
+/// Where digits stand, and behind them the text that is put down with them, so that each time one whole store is made.
 #[derive(Debug)]
 struct Place<const N: usize> {
     at: usize,
-    len: usize,
     behind: [u8; N],
 }
 
@@ -117,28 +160,56 @@ impl<const N: usize> Place<N> {
     fn of(line: &[u8], at: usize, len: usize) -> Option<Self> {
         let mut behind = *line.get(at..)?.first_chunk()?;
         behind.get_mut(..len)?.fill(0);
-        Some(Self { at, len, behind })
+        Some(Self { at, behind })
     }
 
     #[inline(always)]
-    fn put(&self, line: &mut [u8], with: impl FnOnce([u8; N]) -> [u8; N]) -> Option<()> {
-        *line.get_mut(self.at..)?.first_chunk_mut()? = with(self.behind);
+    fn put(&self, line: &mut [u8], digits: [u8; N]) -> Option<()> {
+        *line.get_mut(self.at..)?.first_chunk_mut()? = digits;
         Some(())
-    }
-}
-
-impl Place<8> {
-    /// The last digits of `digits`, as many as there is place for.
-    #[inline(always)]
-    fn number(&self, line: &mut [u8], digits: u64) -> Option<()> {
-        self.put(line, |behind| (digits >> (8 * (8 - self.len)) | u64::from_le_bytes(behind)).to_le_bytes())
     }
 }
 
 impl Place<16> {
     #[inline(always)]
     fn nanos(&self, line: &mut [u8], digits: u128) -> Option<()> {
-        self.put(line, |behind| (digits | u128::from_le_bytes(behind)).to_le_bytes())
+        self.put(line, (digits | u128::from_le_bytes(self.behind)).to_le_bytes())
+    }
+}
+
+/// The place of a number, which has as many digits as it had there.
+#[derive(Debug)]
+struct Number {
+    place: Place<8>,
+    /// What the line itself says.
+    was: u64,
+    /// From the least that has so many digits to the greatest.
+    values: RangeInclusive<u64>,
+    /// Bits of eight digits that are too many.
+    excess: usize,
+}
+
+impl Number {
+    /// The number `was` at `at`, in digits of `base`; `None` if they are more than eight.
+    fn of(line: &[u8], at: usize, was: u64, base: u64) -> Option<Self> {
+        let len = was.checked_ilog(base).map_or(1, |n| n as usize + 1);
+        if len > 8 {
+            return None;
+        }
+        let least = if len == 1 { 0 } else { base.pow(len as u32 - 1) };
+        let values = least..=base.pow(len as u32) - 1;
+        Some(Self { place: Place::of(line, at, len)?, was, values, excess: 8 * (8 - len) })
+    }
+
+    #[inline(always)]
+    fn fits(&self, n: u64) -> bool {
+        self.values.contains(&n)
+    }
+
+    /// Puts down the last of eight digits, as many as there is place for.
+    #[inline(always)]
+    fn put(&self, line: &mut [u8], digits: u64) -> Option<()> {
+        self.place.put(line, (digits >> self.excess | u64::from_le_bytes(self.place.behind)).to_le_bytes())
     }
 }
 
@@ -146,39 +217,36 @@ impl Text {
     /// The text of `line`, which was written of `own`. `None` where it has no place for something: numbers that are too
     /// long, addresses that are not of IPv4.
     #[cold]
+    #[inline(never)]
     fn of(line: &[u8], own: &Own) -> Option<Self> {
-        let after = |key: &[u8]| memchr::memmem::find(line, key).map(|at| at + key.len());
-        let place = |key: &[u8], skip: usize, len: usize| Place::of(line, after(key)? + skip, len);
-        let second = own.time.0.div_euclid(SECOND).checked_mul(SECOND)?;
-        // `"2026-11-23T17:00:00.` before the nanoseconds.
+        /// `2026-11-23T17:00:00.` before the nanoseconds.
         const NANOS_AT: usize = 20;
-        let nanos = Place::of(line, after(b"\"time\":\"")? + NANOS_AT, 9)?;
+        // Within a text of anybody's a quotation mark has a backslash before it: a key is found where it is one.
+        let after = |key: &[u8]| memchr::memmem::find(line, key).map(|at| at + key.len());
+        let second = own.time.0.div_euclid(SECOND).checked_mul(SECOND)?;
+        let nanos = |key: &[u8]| Place::of(line, after(key)? + NANOS_AT, 9);
         let opened = match own.opened {
-            Some(at) if (0..SECOND).contains(&at.0.checked_sub(second)?) => {
-                Some(Place::of(line, after(b"\"opened\":\"")? + NANOS_AT, 9)?)
-            }
+            Some(at) if (0..SECOND).contains(&at.0.checked_sub(second)?) => Some(nanos(b"\"opened\":\"")?),
             Some(_) => return None,
             None => None,
         };
         let socket = match own.socket {
-            Some(id) => Some(place(b"\"socket\":\"", 0, hex_len(id)?)?),
+            Some(SocketId(n)) => Some(Number::of(line, after(b"\"socket\":\"")?, n, 16)?),
             None => None,
         };
         let flow = match own.flow {
             Some(flow) => {
-                let (addresses, ports) = ends(flow)?;
-                // Behind the address and its colon.
+                let (addresses, [local, remote]) = ends(flow)?;
                 let port = |key: &[u8], port: u16| {
-                    let from = after(key)?;
-                    let colon = memchr::memchr(b':', line.get(from..)?)?;
-                    Place::of(line, from + colon + 1, decimal_len(port.into()))
+                    let address = after(key)?;
+                    let colon = memchr::memchr(b':', line.get(address..)?)?;
+                    Number::of(line, address + colon + 1, port.into(), 10)
                 };
-                let [local, remote] = ports;
-                Some(Ends { addresses, local: port(b"\"local\":\"", local)?, remote: port(b"\"remote\":\"", remote)? })
+                let (local, remote) = (port(b"\"local\":\"", local)?, port(b"\"remote\":\"", remote)?);
+                Some(Ends { addresses, local, remote })
             }
             None => None,
         };
-        let seq = place(b"\"seq\":", 0, seq_len(own.seq)?)?;
         let mut bytes = line.to_vec();
         let mut gap = None;
         if own.idle.is_some() {
@@ -187,63 +255,58 @@ impl Text {
             bytes.drain(from..from + len);
             gap = Some(from);
         }
-        Some(Self { bytes, gap, second, nanos, opened, seq, socket, flow })
+        let seq = Number::of(line, after(b"\"seq\":")?, own.seq, 10)?;
+        Some(Self { bytes, gap, second, nanos: nanos(b"\"time\":\"")?, opened, seq, socket, flow })
     }
 
-    /// The digits of `own`, if the text has the places for them.
+    /// Nanoseconds of the second that the text tells; more than one has for another.
+    #[inline(always)]
+    fn nanos(&self, time: Time) -> u64 {
+        time.0.wrapping_sub(self.second) as u64
+    }
+
+    /// Whether the text has the places for what `own` is.
     #[inline]
-    fn digits(&self, own: &Own) -> Option<Digits> {
-        let nanos = |t: Time| {
-            let nanos = t.0.wrapping_sub(self.second) as u64;
-            (nanos < SECOND as u64).then(|| nine(nanos as u32))
+    fn is_for(&self, own: &Own) -> bool {
+        let socket = match (&self.socket, own.socket) {
+            (Some(number), Some(SocketId(n))) => number.fits(n),
+            (None, None) => true,
+            _ => false,
+        };
+        let flow = match (&self.flow, own.flow.map(ends)) {
+            (Some(e), Some(Some((addresses, [local, remote])))) => {
+                (addresses == e.addresses) & e.local.fits(local.into()) & e.remote.fits(remote.into())
+            }
+            (None, None) => true,
+            _ => false,
         };
         let opened = match (&self.opened, own.opened) {
-            (Some(_), Some(at)) if at == own.time => None,
-            (Some(_), Some(at)) => Some(nanos(at)?),
-            (None, None) => None,
-            _ => return None,
+            (Some(_), Some(at)) => self.nanos(at) < SECOND as u64,
+            (None, None) => true,
+            _ => false,
         };
-        let time = nanos(own.time)?;
-        let socket = match (&self.socket, own.socket) {
-            (Some(place), Some(SocketId(n))) if hex_len(SocketId(n)) == Some(place.len) => eight_hex(n as u32),
-            (None, None) => 0,
-            _ => return None,
-        };
-        let ports = match (&self.flow, own.flow) {
-            (Some(e), Some(flow)) => {
-                let (addresses, [local, remote]) = ends(flow)?;
-                let fit = (addresses == e.addresses)
-                    & (decimal_len(local.into()) == e.local.len)
-                    & (decimal_len(remote.into()) == e.remote.len);
-                if !fit {
-                    return None;
-                }
-                [eight(local.into()), eight(remote.into())]
-            }
-            (None, None) => [0; 2],
-            _ => return None,
-        };
-        if seq_len(own.seq) != Some(self.seq.len) || own.idle.is_some() != self.gap.is_some() {
-            return None;
-        }
-        Some(Digits { seq: eight(own.seq as u32), nanos: time, opened: opened.unwrap_or(time), socket, ports })
+        let times = self.nanos(own.time) < SECOND as u64 && opened && self.gap.is_some() == own.idle.is_some();
+        socket & flow & times & self.seq.fits(own.seq)
     }
 
     #[inline]
-    fn put<'a>(&self, w: Fields<'a>, own: &Own, d: &Digits) -> Written<'a> {
+    fn put<'a>(&self, w: Fields<'a>, own: &Own, digits: &mut Digits) -> Written<'a> {
         let (before, behind) = self.bytes.split_at_checked(self.gap.unwrap_or(self.bytes.len()))?;
         let (line, w) = w.copied(before)?;
-        self.seq.number(line, d.seq)?;
-        self.nanos.nanos(line, d.nanos)?;
-        if let Some(opened) = &self.opened {
-            opened.nanos(line, d.opened)?;
+        self.seq.put(line, digits.seq(own.seq))?;
+        self.nanos.nanos(line, digits.nanos(self.nanos(own.time) as u32))?;
+        if let (Some(place), Some(at)) = (&self.opened, own.opened) {
+            place.nanos(line, digits.nanos(self.nanos(at) as u32))?;
         }
-        if let Some(socket) = &self.socket {
-            socket.number(line, d.socket)?;
+        if let (Some(number), Some(SocketId(n))) = (&self.socket, own.socket) {
+            number.put(line, digits.cookie(n as u32))?;
         }
-        if let Some(ends) = &self.flow {
-            ends.local.number(line, d.ports[0])?;
-            ends.remote.number(line, d.ports[1])?;
+        if let (Some(e), Some((_, ports))) = (&self.flow, own.flow.and_then(ends)) {
+            for (number, port) in [&e.local, &e.remote].into_iter().zip(ports) {
+                if number.was != u64::from(port) {
+                    number.put(line, digits.port(port))?;
+                }
+            }
         }
         if self.gap.is_none() {
             return Some(w);
@@ -258,21 +321,4 @@ fn ends(flow: Flow) -> Option<(u64, [u16; 2])> {
     let (SocketAddr::V4(local), SocketAddr::V4(remote)) = (flow.local, flow.remote) else { return None };
     let addresses = u64::from(local.ip().to_bits()) << 32 | u64::from(remote.ip().to_bits());
     Some((addresses, [local.port(), remote.port()]))
-}
-
-/// Digits of a number below 10⁸.
-#[inline(always)]
-fn decimal_len(n: u32) -> usize {
-    n.checked_ilog10().map_or(1, |n| n as usize + 1)
-}
-
-#[inline(always)]
-fn seq_len(seq: u64) -> Option<usize> {
-    (seq < 100_000_000).then(|| decimal_len(seq as u32))
-}
-
-/// Hexadecimal digits of a cookie; they count up from 1.
-#[inline(always)]
-fn hex_len(SocketId(n): SocketId) -> Option<usize> {
-    u32::try_from(n).ok().map(|n| (n | 1).ilog2() as usize / 4 + 1)
 }

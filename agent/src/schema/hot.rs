@@ -18,18 +18,25 @@ use crate::model::{
 /// Appends the line of `event`, without a line break. False, with nothing written, for the kinds that are rare.
 pub fn write(out: &mut Vec<u8>, event: &Event, seq: u64, recent: &mut Recent, wall: &WallClock) -> bool {
     let time = Time::new(wall, event.at);
-    let Recent { parts, states, resets, .. } = recent;
+    let Recent { parts, digits, states, resets, .. } = recent;
     match &event.kind {
         EventKind::State(c) => {
             let own = Own { seq, time, socket: c.socket, flow: c.flow, opened: None, idle: None };
             let key = (c.from, c.to, c.pid, c.netns);
             let last = &mut states[usize::from(c.to != TcpState::Close)];
-            last.append(out, &own, |k| *k == key, || key, |w| state(w, c, seq, time, parts));
+            last.append(out, &own, digits, |k| *k == key, || key, |w| state(w, c, seq, time, parts));
         }
         EventKind::Reset(r) => {
             let own = Own { seq, time, socket: r.socket, flow: r.flow, opened: None, idle: None };
             let last = &mut resets[usize::from(r.direction != ResetDirection::Received)];
-            last.append(out, &own, |k| says_the_same(k, r), || Reset::clone(r), |w| reset(w, r, seq, time, parts));
+            last.append(
+                out,
+                &own,
+                digits,
+                |k| says_the_same(k, r),
+                || Reset::clone(r),
+                |w| reset(w, r, seq, time, parts),
+            );
         }
         EventKind::Retransmit(r) => append(out, |w| retransmit(w, r, seq, time, parts)),
         EventKind::Sample(s) => append(out, |w| sample(w, s, seq, time, parts)),
@@ -117,7 +124,7 @@ fn sample<'a>(w: Fields<'a>, s: &Sample, seq: u64, time: Time, recent: &mut Part
 /// Appends a `socket` line, without a line break.
 pub fn socket(out: &mut Vec<u8>, d: &Described<'_>, at: Mono, seq: u64, recent: &mut Recent, wall: &WallClock) {
     let (time, opened) = (Time::new(wall, at), d.opened.map(|opened| Time::new(wall, opened)));
-    let Recent { parts, sockets, .. } = recent;
+    let Recent { parts, digits, sockets, .. } = recent;
     if parts.listing {
         append(out, |w| described(w, d, seq, time, opened, parts));
         return;
@@ -125,7 +132,7 @@ pub fn socket(out: &mut Vec<u8>, d: &Described<'_>, at: Mono, seq: u64, recent: 
     let flow = d.local.zip(d.remote).map(|(local, remote)| Flow { local, remote });
     let own = Own { seq, time, socket: Some(d.id), flow, opened, idle: d.idle };
     let last = &mut sockets[usize::from(d.state == Some(TcpState::Close))];
-    last.append(out, &own, |k| k.is_of(d), || Kept::of(d), |w| described(w, d, seq, time, opened, parts));
+    last.append(out, &own, digits, |k| k.is_of(d), || Kept::of(d), |w| described(w, d, seq, time, opened, parts));
 }
 
 /// What a `socket` line tells besides what each has of its own.

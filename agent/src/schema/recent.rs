@@ -2,7 +2,7 @@
 
 use std::net::{SocketAddr, SocketAddrV4};
 
-use super::alike::Alike;
+use super::alike::{Alike, Digits};
 use super::digits::{hex, nine, text};
 use super::hot::Kept;
 use super::room::{Fields, Written, append};
@@ -13,6 +13,7 @@ use crate::model::{Counters, Reset, SocketId, TcpDetail, TcpMetrics, TcpState};
 #[derive(Debug, Default)]
 pub struct Recent {
     pub(super) parts: Parts,
+    pub(super) digits: Digits,
     /// Changes to CLOSE, and the others: they alternate.
     pub(super) states: [Alike<(TcpState, TcpState, Option<u32>, Option<u32>)>; 2],
     /// RSTs received, and sent.
