@@ -98,6 +98,9 @@ fn a_storm_is_counted_whole_and_kept_in_part() {
     let told = open[0].numbers["refused"];
     assert!(told > CONNECTS as f64 * 0.98 && told <= CONNECTS as f64, "told at most a second ago: {told}");
     assert!(open[0].summary.contains("within 1:"), "{}", open[0].summary);
+    // One in ten is taken in, so the cases that are kept are of the last seconds.
+    let oldest = open[0].sockets.iter().map(|id| id.0).min().unwrap();
+    assert!((CONNECTS - 4_000..CONNECTS - 2_000).contains(&oldest), "{oldest}");
     assert!(said.len() < 100, "{} updates", said.len());
     // And it ends: two minutes after the last one nothing is left.
     let mut now = at(CONNECTS);

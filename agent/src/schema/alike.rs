@@ -322,3 +322,87 @@ fn ends(flow: Flow) -> Option<(u64, [u16; 2])> {
     let addresses = u64::from(local.ip().to_bits()) << 32 | u64::from(remote.ip().to_bits());
     Some((addresses, [local.port(), remote.port()]))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Appends a line of `own` of the kind `key`, and tells whether it was put together from its fields.
+    fn made(alike: &mut Alike<u8>, digits: &mut Digits, own: &Own, key: u8) -> bool {
+        let (time, flow) = (own.time.format(), own.flow.unwrap());
+        let text = format!(
+            "{{\"seq\":{},\"time\":\"{}\",\"socket\":\"{}\",\"local\":\"{}\",\"remote\":\"{}\",\"key\":{key}}}",
+            own.seq,
+            std::str::from_utf8(&time).unwrap(),
+            own.socket.unwrap(),
+            flow.local,
+            flow.remote
+        );
+        let (mut out, mut made) = (b"before".to_vec(), false);
+        alike.append(
+            &mut out,
+            own,
+            digits,
+            |k| *k == key,
+            || key,
+            |w| {
+                made = true;
+                w.raw(text.as_bytes())
+            },
+        );
+        assert_eq!(String::from_utf8(out).unwrap(), format!("before{text}"));
+        made
+    }
+
+    #[test]
+    fn the_third_line_of_a_kind_is_copied_until_something_has_no_place() {
+        let (mut alike, mut digits) = (Alike::default(), Digits::default());
+        let flow = |local: &str| Some(Flow { local: local.parse().unwrap(), remote: "127.0.0.1:9".parse().unwrap() });
+        let mut own = Own {
+            seq: 4,
+            time: Time(1_700_000_000_000_000_001),
+            socket: Some(SocketId(0xab)),
+            flow: flow("127.0.0.1:40000"),
+            opened: None,
+            idle: None,
+        };
+        let mut next = |change: &dyn Fn(&mut Own), key| {
+            own.seq += 1;
+            change(&mut own);
+            made(&mut alike, &mut digits, &own, key)
+        };
+        // The first says what a line is like, the second becomes the text.
+        assert!(next(&|_| {}, 1));
+        assert!(next(&|_| {}, 1));
+        assert!(!next(&|_| {}, 1));
+        // Its own number, time, cookie and ports, as long as they are as long.
+        assert!(!next(&|o| o.time.0 += 999, 1));
+        assert!(!next(&|o| o.socket = Some(SocketId(0xff)), 1));
+        // 10 has a digit more than 9.
+        assert!(next(&|_| {}, 1));
+        assert!(!next(&|o| o.flow = flow("127.0.0.1:65535"), 1));
+        let misfits: [&dyn Fn(&mut Own); 5] = [
+            &|o| o.socket = Some(SocketId(0x100)),
+            &|o| o.flow = flow("127.0.0.1:9999"),
+            &|o| o.flow = flow("127.0.0.2:9999"),
+            &|o| o.time.0 += SECOND,
+            &|o| o.seq = 99_999_999,
+        ];
+        for misfit in misfits {
+            assert!(next(misfit, 1));
+            // That one became the text.
+            let copied = next(&|o| o.seq -= 1, 1);
+            assert!(!copied);
+        }
+        // What has no place at all is put together each time.
+        for _ in 0..3 {
+            assert!(next(&|o| o.seq = 100_000_000, 1));
+        }
+        assert!(next(&|o| o.seq = 5, 1));
+        // Another kind between two of the same makes two beginnings.
+        assert!(next(&|_| {}, 2));
+        assert!(next(&|_| {}, 1));
+        assert!(next(&|_| {}, 1));
+        assert!(!next(&|_| {}, 1));
+    }
+}

@@ -70,6 +70,9 @@ fn retransmit<'a>(w: Fields<'a>, r: &Retransmit, seq: u64, time: Time, recent: &
         .raw(b"}")
 }
 
+/// What a `state` line tells besides what each has of its own: from, to, process, network namespace.
+pub(super) type Changed = (TcpState, TcpState, Option<u32>, Option<u32>);
+
 /// Whether the lines of both differ in their sockets and their ends alone.
 fn says_the_same(a: &Reset, b: &Reset) -> bool {
     let Reset {

@@ -4,10 +4,10 @@ use std::net::{SocketAddr, SocketAddrV4};
 
 use super::alike::{Alike, Digits};
 use super::digits::{hex, nine, text};
-use super::hot::Kept;
+use super::hot::{Changed, Kept};
 use super::room::{Fields, Written, append};
 use super::wire::{TIME_LEN, Time};
-use crate::model::{Counters, Reset, SocketId, TcpDetail, TcpMetrics, TcpState};
+use crate::model::{Counters, Reset, SocketId, TcpDetail, TcpMetrics};
 
 /// What was written last, for the lines that come next.
 #[derive(Debug, Default)]
@@ -15,7 +15,7 @@ pub struct Recent {
     pub(super) parts: Parts,
     pub(super) digits: Digits,
     /// Changes to CLOSE, and the others: they alternate.
-    pub(super) states: [Alike<(TcpState, TcpState, Option<u32>, Option<u32>)>; 2],
+    pub(super) states: [Alike<Changed>; 2],
     /// RSTs received, and sent.
     pub(super) resets: [Alike<Reset>; 2],
     /// Sockets that are not closed, and those that are: most have both lines.

@@ -32,7 +32,8 @@ const KEPT_GONE: usize = 64;
 const LOOK_AT: usize = 24;
 /// Records taken per call: a storm must not keep signals and the screen waiting.
 const DRAIN: usize = 1_000;
-/// Records whose events are made at once: as few as the allocator keeps ready blocks for (glibc: 7 of a size).
+/// Records that go through one stage before the next begins: the code of all stages together does not fit into a
+/// processor's first cache, that of each does; more records make up for less than their memory costs.
 const AT_ONCE: usize = 32;
 /// After a child or the last target ended: how long its sockets may still have something to say.
 const LAST_WORDS: Duration = Duration::from_millis(30);
@@ -107,8 +108,9 @@ impl Live {
         self.diagnose(outlets);
     }
 
-    /// What the source has by now, but no more than a person or a signal can wait for. Each event goes the whole way
-    /// before the next few come: what it takes is still at hand then, in the processor as in the allocator.
+    /// What the source has by now, but no more than a person or a signal can wait for. A few records go through each
+    /// stage before the next: made events, completed, then folded and written one by one (a line tells of a socket as
+    /// it is right after its event), then judged.
     pub fn take_live(&mut self, feed: &mut Feed, outlets: &mut Outlets) {
         let mut taken = 0;
         let mut looks = CLOSING_LOOKS;
