@@ -4,15 +4,13 @@
 use super::alike::Own;
 use super::described::Described;
 use super::fields::{micros, millis};
+use super::kinds::{Kept, same_reset};
 use super::recent::{Parts, Recent};
 use super::room::{Fields, Written, append};
 use super::wire::Time;
-use std::net::SocketAddr;
-use std::time::Duration;
-
 use crate::model::{
-    Counters, Direction, Event, EventKind, Family, Flow, Keepalive, Mono, Owner, PacketFacts, Reset, ResetDirection,
-    Retransmit, Sample, StateChange, TcpDetail, TcpMetrics, TcpState, WallClock,
+    Counters, Event, EventKind, Flow, Keepalive, Mono, Owner, PacketFacts, Reset, ResetDirection, Retransmit, Sample,
+    StateChange, TcpDetail, TcpMetrics, TcpState, WallClock,
 };
 
 /// Appends the line of `event`, without a line break. False, with nothing written, for the kinds that are rare.
@@ -29,14 +27,7 @@ pub fn write(out: &mut Vec<u8>, event: &Event, seq: u64, recent: &mut Recent, wa
         EventKind::Reset(r) => {
             let own = Own { seq, time, socket: r.socket, flow: r.flow, opened: None, idle: None };
             let last = &mut resets[usize::from(r.direction != ResetDirection::Received)];
-            last.append(
-                out,
-                &own,
-                digits,
-                |k| says_the_same(k, r),
-                || Reset::clone(r),
-                |w| reset(w, r, seq, time, parts),
-            );
+            last.append(out, &own, digits, |k| same_reset(k, r), || Reset::clone(r), |w| reset(w, r, seq, time, parts));
         }
         EventKind::Retransmit(r) => append(out, |w| retransmit(w, r, seq, time, parts)),
         EventKind::Sample(s) => append(out, |w| sample(w, s, seq, time, parts)),
@@ -68,33 +59,6 @@ fn retransmit<'a>(w: Fields<'a>, r: &Retransmit, seq: u64, time: Time, recent: &
         .int(b",\"segments\":", Some(r.segments))?
         .detail(&r.detail, recent)?
         .raw(b"}")
-}
-
-/// What a `state` line tells besides what each has of its own: from, to, process, network namespace.
-pub(super) type Changed = (TcpState, TcpState, Option<u32>, Option<u32>);
-
-/// Whether the lines of both differ in their sockets and their ends alone.
-fn says_the_same(a: &Reset, b: &Reset) -> bool {
-    let Reset {
-        socket: _,
-        flow: _,
-        netns,
-        pid,
-        direction,
-        origin,
-        origin_why,
-        state,
-        idle_before,
-        kernel_reason,
-        packet,
-        detail,
-    } = a;
-    (*netns, *pid, *direction, *origin, *state) == (b.netns, b.pid, b.direction, b.origin, b.state)
-        && *idle_before == b.idle_before
-        && *packet == b.packet
-        && *origin_why == b.origin_why
-        && *kernel_reason == b.kernel_reason
-        && *detail == b.detail
 }
 
 fn reset<'a>(w: Fields<'a>, r: &Reset, seq: u64, time: Time, recent: &mut Parts) -> Written<'a> {
@@ -136,64 +100,6 @@ pub fn socket(out: &mut Vec<u8>, d: &Described<'_>, at: Mono, seq: u64, recent: 
     let own = Own { seq, time, socket: Some(d.id), flow, opened, idle: d.idle };
     let last = &mut sockets[usize::from(d.state == Some(TcpState::Close))];
     last.append(out, &own, digits, |k| k.is_of(d), || Kept::of(d), |w| described(w, d, seq, time, opened, parts));
-}
-
-/// What a `socket` line tells besides what each has of its own.
-#[derive(Debug)]
-pub(super) struct Kept {
-    family: Option<Family>,
-    /// Of a socket of which only one is known.
-    ends: Option<[Option<SocketAddr>; 2]>,
-    remote_name: Option<Box<str>>,
-    netns: Option<u32>,
-    owners: Vec<Owner>,
-    direction: Option<Direction>,
-    state: Option<TcpState>,
-    keepalive: Option<Keepalive>,
-    counters: Counters,
-    tcp: Option<TcpMetrics>,
-    gives_up_in: Option<Duration>,
-    mptcp: Option<bool>,
-    orphaned: bool,
-    destroyed: bool,
-}
-
-impl Kept {
-    fn of(d: &Described<'_>) -> Self {
-        Self {
-            family: d.family,
-            ends: one_end(d),
-            remote_name: d.remote_name.map(Into::into),
-            netns: d.netns,
-            owners: d.owners.to_vec(),
-            direction: d.direction,
-            state: d.state,
-            keepalive: d.keepalive,
-            counters: d.counters,
-            tcp: d.tcp.copied(),
-            gives_up_in: d.gives_up_in,
-            mptcp: d.mptcp,
-            orphaned: d.orphaned,
-            destroyed: d.destroyed,
-        }
-    }
-
-    fn is_of(&self, d: &Described<'_>) -> bool {
-        (self.family, self.netns, self.direction, self.state) == (d.family, d.netns, d.direction, d.state)
-            && (self.mptcp, self.orphaned, self.destroyed) == (d.mptcp, d.orphaned, d.destroyed)
-            && self.gives_up_in == d.gives_up_in
-            && self.keepalive == d.keepalive
-            && self.remote_name.as_deref() == d.remote_name
-            && self.owners == d.owners
-            && self.counters == d.counters
-            && self.tcp.as_ref() == d.tcp
-            && self.ends == one_end(d)
-    }
-}
-
-/// The ends of a socket that has not both, as it is told.
-fn one_end(d: &Described<'_>) -> Option<[Option<SocketAddr>; 2]> {
-    (d.local.is_none() || d.remote.is_none()).then_some([d.local, d.remote])
 }
 
 fn described<'a>(

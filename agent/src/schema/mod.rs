@@ -9,6 +9,7 @@ mod described;
 mod digits;
 mod fields;
 pub mod hot;
+mod kinds;
 mod lines;
 mod parts;
 mod read;

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, SocketAddrV4};
 
 use super::alike::{Alike, Digits};
 use super::digits::{hex, nine, text};
-use super::hot::{Changed, Kept};
+use super::kinds::{Changed, Kept};
 use super::room::{Fields, Written, append};
 use super::wire::{TIME_LEN, Time};
 use crate::model::{Counters, Reset, SocketId, TcpDetail, TcpMetrics};

@@ -1,0 +1,92 @@
+//! What makes two lines alike: all that they tell besides what each has of its own ([`super::alike::Own`]).
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::described::Described;
+use crate::model::{Counters, Direction, Family, Keepalive, Owner, Reset, TcpMetrics, TcpState};
+
+/// What a `state` line tells besides what each has of its own: from, to, process, network namespace.
+pub(super) type Changed = (TcpState, TcpState, Option<u32>, Option<u32>);
+
+/// Whether the lines of both differ in their sockets and their ends alone.
+pub(super) fn same_reset(a: &Reset, b: &Reset) -> bool {
+    let Reset {
+        socket: _,
+        flow: _,
+        netns,
+        pid,
+        direction,
+        origin,
+        origin_why,
+        state,
+        idle_before,
+        kernel_reason,
+        packet,
+        detail,
+    } = a;
+    (*netns, *pid, *direction, *origin, *state) == (b.netns, b.pid, b.direction, b.origin, b.state)
+        && *idle_before == b.idle_before
+        && *packet == b.packet
+        && *origin_why == b.origin_why
+        && *kernel_reason == b.kernel_reason
+        && *detail == b.detail
+}
+
+/// What a `socket` line tells besides what each has of its own.
+#[derive(Debug)]
+pub(super) struct Kept {
+    family: Option<Family>,
+    /// Of a socket of which only one is known.
+    ends: Option<[Option<SocketAddr>; 2]>,
+    remote_name: Option<Box<str>>,
+    netns: Option<u32>,
+    owners: Vec<Owner>,
+    direction: Option<Direction>,
+    state: Option<TcpState>,
+    keepalive: Option<Keepalive>,
+    counters: Counters,
+    tcp: Option<TcpMetrics>,
+    gives_up_in: Option<Duration>,
+    mptcp: Option<bool>,
+    orphaned: bool,
+    destroyed: bool,
+}
+
+impl Kept {
+    pub fn of(d: &Described<'_>) -> Self {
+        Self {
+            family: d.family,
+            ends: one_end(d),
+            remote_name: d.remote_name.map(Into::into),
+            netns: d.netns,
+            owners: d.owners.to_vec(),
+            direction: d.direction,
+            state: d.state,
+            keepalive: d.keepalive,
+            counters: d.counters,
+            tcp: d.tcp.copied(),
+            gives_up_in: d.gives_up_in,
+            mptcp: d.mptcp,
+            orphaned: d.orphaned,
+            destroyed: d.destroyed,
+        }
+    }
+
+    pub fn is_of(&self, d: &Described<'_>) -> bool {
+        (self.family, self.netns, self.direction, self.state) == (d.family, d.netns, d.direction, d.state)
+            && (self.mptcp, self.orphaned, self.destroyed) == (d.mptcp, d.orphaned, d.destroyed)
+            && self.gives_up_in == d.gives_up_in
+            && self.keepalive == d.keepalive
+            && self.remote_name.as_deref() == d.remote_name
+            && self.owners == d.owners
+            && self.counters == d.counters
+            && self.tcp.as_ref() == d.tcp
+            && self.ends == one_end(d)
+    }
+}
+
+/// The ends of a socket that has not both, as it is told.
+fn one_end(d: &Described<'_>) -> Option<[Option<SocketAddr>; 2]> {
+    (d.local.is_none() || d.remote.is_none()).then_some([d.local, d.remote])
+}
