@@ -22,8 +22,8 @@ const MANY: usize = 64;
 /// it.
 const MAX_CASES: usize = 256;
 const MAX_MEMBERS: usize = 16_384;
-/// In a storm one case in this time is kept of a finding that has so many already, and the others are counted: to take
-/// each in for the few milliseconds until the next comes costs more than to look at it.
+/// In a storm one case in this time is kept of a finding that has so many already, and the others are counted: taking
+/// each in, only to give way to the next, was nearly a third of the instructions of all rules.
 const KEEP_EVERY: Duration = Duration::from_millis(10);
 /// How many of the oldest are looked at for one that is over.
 const LOOK_FOR_OVER: usize = 16;
@@ -265,7 +265,8 @@ where
                 self.member.remove(&s.id);
             }
         }
-        if self.member.insert(s.id, key).is_none() {
+        let new = self.member.insert(s.id, key).is_none();
+        if new {
             self.arrivals.push_back(s.id);
             self.clear_arrivals();
         }
@@ -274,7 +275,9 @@ where
             group.owner = s.owners.iter().min_by_key(|o| o.pid).cloned();
         }
         group.cases.insert(s.id, Case { socket: s.id, port: s.flow.map(|f| f.local.port()), fact });
-        group.kept_at = cx.now;
+        if new {
+            group.kept_at = cx.now;
+        }
         group.dirty = true;
         self.dirty = true;
         if group.cases.len() > MAX_CASES || self.member.len() > MAX_MEMBERS {

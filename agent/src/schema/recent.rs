@@ -6,7 +6,7 @@ use super::alike::{Alike, Digits};
 use super::digits::{hex, nine, text};
 use super::kinds::{Changed, Kept};
 use super::room::{Fields, Written, append};
-use super::wire::{TIME_LEN, Time};
+use super::wire::{NANOS_AT, SECOND, TIME_LEN, Time};
 use crate::model::{Counters, Reset, SocketId, TcpDetail, TcpMetrics};
 
 /// What was written last, for the lines that come next.
@@ -63,10 +63,6 @@ impl Default for Parts {
         }
     }
 }
-
-/// Where the digits of the nanoseconds begin in a formatted time.
-const NANOS_AT: usize = 20;
-const SECOND: i64 = 1_000_000_000;
 
 impl Parts {
     /// What all lines begin with, after the type: number, time and socket.

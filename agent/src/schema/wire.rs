@@ -16,6 +16,10 @@ pub struct Time(pub i64);
 
 /// Length of a [`Time`] as text: `2026-11-23T17:00:00.000000001Z`.
 pub const TIME_LEN: usize = 30;
+/// Where the digits of the nanoseconds begin in it.
+pub(super) const NANOS_AT: usize = 20;
+/// In nanoseconds.
+pub(super) const SECOND: i64 = 1_000_000_000;
 
 impl Time {
     /// `at` on the wall; the ends of the `i64` range (years 1677 and 2262) where it does not fit.
@@ -26,7 +30,7 @@ impl Time {
 
     /// The text, without allocation.
     pub fn format(self) -> [u8; TIME_LEN] {
-        let seconds = self.0.div_euclid(1_000_000_000);
+        let seconds = self.0.div_euclid(SECOND);
         let mut out = *b"0000-00-00T00:00:00.000000000Z";
         let (year, month, day) = civil(seconds.div_euclid(86_400));
         let of_day = seconds.rem_euclid(86_400) as u32;
@@ -36,7 +40,7 @@ impl Time {
         digits(&mut out[11..13], of_day / 3600);
         digits(&mut out[14..16], of_day / 60 % 60);
         digits(&mut out[17..19], of_day % 60);
-        digits(&mut out[20..29], self.0.rem_euclid(1_000_000_000) as u32);
+        digits(&mut out[20..29], self.0.rem_euclid(SECOND) as u32);
         out
     }
 
@@ -100,7 +104,7 @@ fn exact(t: &[u8]) -> Option<Time> {
         return None;
     }
     let seconds = days(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second;
-    Some(Time(seconds * 1_000_000_000 + number(20..29)?))
+    Some(Time(seconds * SECOND + number(20..29)?))
 }
 
 impl Serialize for Time {

@@ -33,8 +33,11 @@ const LOOK_AT: usize = 24;
 /// Records taken per call: a storm must not keep signals and the screen waiting.
 const DRAIN: usize = 1_000;
 /// Records that go through one stage before the next begins: the code of all stages together does not fit into a
-/// processor's first cache, that of each does; more records make up for less than their memory costs.
+/// processor's first cache. Of 8 at a time a refused connection fetched 446 lines of code anew, of 32 at a time 288
+/// (callgrind, 32 KiB).
 const AT_ONCE: usize = 32;
+// None leaves before the rules have looked.
+const _: () = assert!(LOOK_AT + AT_ONCE <= KEPT_GONE);
 /// After a child or the last target ended: how long its sockets may still have something to say.
 const LAST_WORDS: Duration = Duration::from_millis(30);
 
