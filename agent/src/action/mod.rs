@@ -78,7 +78,7 @@ impl Selection {
     }
 
     fn wants_remote(&self, remote: Option<std::net::SocketAddr>) -> bool {
-        self.destinations.is_empty() || remote.is_some_and(|r| self.destinations.iter().any(|d| d.matches(r)))
+        self.destinations.is_empty() || remote.is_some_and(|r| self.destinations.iter().any(|d| d.matches(&r)))
     }
 }
 

@@ -46,7 +46,7 @@ impl Destination {
     }
 
     /// Whether `remote` is meant, as far as no name is concerned.
-    pub fn matches(&self, remote: SocketAddr) -> bool {
+    pub fn matches(&self, remote: &SocketAddr) -> bool {
         self.prefix().is_some_and(|p| p.matches(remote))
     }
 }
@@ -279,14 +279,14 @@ mod tests {
     #[test]
     fn matching_is_by_prefix_and_port() {
         let at = |t: &str| t.parse::<SocketAddr>().unwrap();
-        assert!(parsed("10.0.0.0/8:443").matches(at("10.200.3.4:443")));
-        assert!(!parsed("10.0.0.0/8:443").matches(at("10.200.3.4:80")));
-        assert!(!parsed("10.0.0.0/8").matches(at("11.0.0.1:80")));
-        assert!(parsed("0.0.0.0/0").matches(at("11.0.0.1:80")));
-        assert!(!parsed("0.0.0.0/0").matches(at("[::1]:80")));
-        assert!(parsed(":443").matches(at("[::1]:443")));
-        assert!(parsed("2001:db8::/33").matches(at("[2001:db8:7fff::1]:1")));
-        assert!(!parsed("2001:db8::/33").matches(at("[2001:db8:8000::1]:1")));
-        assert!(!parsed("example.com").matches(at("192.0.2.1:443")), "a name matches only once resolved");
+        assert!(parsed("10.0.0.0/8:443").matches(&at("10.200.3.4:443")));
+        assert!(!parsed("10.0.0.0/8:443").matches(&at("10.200.3.4:80")));
+        assert!(!parsed("10.0.0.0/8").matches(&at("11.0.0.1:80")));
+        assert!(parsed("0.0.0.0/0").matches(&at("11.0.0.1:80")));
+        assert!(!parsed("0.0.0.0/0").matches(&at("[::1]:80")));
+        assert!(parsed(":443").matches(&at("[::1]:443")));
+        assert!(parsed("2001:db8::/33").matches(&at("[2001:db8:7fff::1]:1")));
+        assert!(!parsed("2001:db8::/33").matches(&at("[2001:db8:8000::1]:1")));
+        assert!(!parsed("example.com").matches(&at("192.0.2.1:443")), "a name matches only once resolved");
     }
 }

@@ -156,7 +156,7 @@ impl Attribution {
         if !join.is_empty() {
             self.join(pid, &join, now, &mut changed);
         }
-        out.extend(changed.into_iter().filter_map(|id| self.describe(id, now)));
+        changed.into_iter().for_each(|id| self.describe(id, now, out));
     }
 
     /// The costly look at a descriptor of an unknown socket.
@@ -182,7 +182,7 @@ impl Attribution {
             self.ignore(s.inode, Ignored::OtherKind);
             return;
         };
-        if seen.flow.is_some_and(|f| !self.names.matches(f.remote)) {
+        if seen.flow.as_ref().is_some_and(|f| !self.names.matches(&f.remote)) {
             self.ignore(s.inode, Ignored::OtherDestination);
             return;
         }
@@ -260,7 +260,7 @@ impl Attribution {
         k.mptcp = seen.mptcp || row.is_some_and(|r| r.mptcp);
         k.keepalive = seen.keepalive.or(k.keepalive);
         k.keepalive_read = seen.keepalive.map(|_| now).or(k.keepalive_read);
-        k.remote_name = self.name_for(k.flow);
+        k.remote_name = self.name_for(&k.flow);
         k.add_owner(owner);
         let found = self.table.get(seen.id).is_none();
         if self.enter(k, now) {
@@ -273,10 +273,14 @@ impl Attribution {
 
     /// Puts a socket into the table and works out its direction. False if there is no room.
     pub(super) fn enter(&mut self, mut k: Known, now: Mono) -> bool {
+        self.direct(&mut k, now);
+        self.table.insert(k)
+    }
+
+    pub(super) fn direct(&mut self, k: &mut Known, now: Mono) {
         if k.direction.is_none() && !k.listener {
-            k.direction = self.direction(&k, now);
+            k.direction = self.direction(k, now);
         }
-        self.table.insert(k).is_some()
     }
 
     /// A connection whose local port something listens on was accepted; the others were made.
@@ -345,7 +349,7 @@ impl Attribution {
     ) {
         let s = wanted.descriptor();
         let listener = row.state == TcpState::Listen;
-        if !listener && !self.names.matches(row.flow.remote) {
+        if !listener && !self.names.matches(&row.flow.remote) {
             self.ignore(s.inode, Ignored::OtherDestination);
             return;
         }

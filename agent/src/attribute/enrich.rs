@@ -9,7 +9,7 @@ use super::origin::{self, Facts};
 use super::sysctl::Sysctls;
 use crate::model::{
     Direction, Event, EventKind, Flow, Mono, Owner, Owners, Reset, ResetDirection, ResetOrigin, Retransmit,
-    RetransmitKind, Shared, SocketId, SocketUpdate, StateChange, TcpDetail, TcpState,
+    RetransmitKind, SocketId, SocketUpdate, StateChange, TcpDetail, TcpState,
 };
 
 /// What a process is called that ended before its name could be read.
@@ -23,7 +23,7 @@ impl Attribution {
         match &mut event.kind {
             EventKind::State(c) => self.state_event(c, now, before),
             EventKind::Retransmit(r) => self.retransmit_event(r, now, before),
-            EventKind::Reset(r) => self.reset_event(Shared::make_mut(r), now, before),
+            EventKind::Reset(r) => self.reset_event(r, now, before),
             EventKind::Socket(u) => self.socket_event(u, now, before),
             EventKind::Sample(s) => {
                 let known = self.table.get_mut(s.socket);
@@ -46,7 +46,7 @@ impl Attribution {
     fn resolve(
         &mut self,
         id: &mut Option<SocketId>,
-        flow: Option<Flow>,
+        flow: &Option<Flow>,
         netns: Option<u32>,
         now: Mono,
         out: &mut Vec<Event>,
@@ -54,26 +54,26 @@ impl Attribution {
         if id.is_none()
             && let Some(f) = flow
         {
-            *id = self.table.of_flow(&f, netns);
+            *id = self.table.of_flow(f, netns);
             // Classic tracepoints name no cookie: a new connection is found among the descriptors by its ends.
-            if id.is_none() && !self.spec.all && f.local.port() != 0 && self.names.matches(f.remote) {
+            if id.is_none() && !self.spec.all && f.local.port() != 0 && self.names.matches(&f.remote) {
                 let urgent: Vec<u32> = self.processes.values().filter(|p| p.due_urgently(now)).map(|p| p.pid).collect();
                 for pid in urgent {
                     self.scan(pid, now, out);
                 }
-                *id = self.table.of_flow(&f, netns);
+                *id = self.table.of_flow(f, netns);
             }
         }
         let Some(socket) = *id else {
             // A RST for no socket has no owner; it is shown when everything is watched.
-            return self.spec.all && flow.is_none_or(|f| self.names.matches(f.remote));
+            return self.spec.all && flow.as_ref().is_none_or(|f| self.names.matches(&f.remote));
         };
         if self.table.get(socket).is_some() {
             return true;
         }
         if let Some(f) = flow
             && f.remote.port() != 0
-            && !self.names.matches(f.remote)
+            && !self.names.matches(&f.remote)
         {
             return false;
         }
@@ -86,13 +86,13 @@ impl Attribution {
                 }
             }
         }
-        let listener = self.listener_of(flow, netns).cloned();
+        let listener = self.listener_of(*flow, netns).cloned();
         if listener.is_none() && !self.spec.all {
             return false;
         }
         // Not among the descriptors yet: queued on the listener, which is whose it will be.
         let mut k = Known::new(socket);
-        k.flow = flow;
+        k.flow = *flow;
         k.netns = netns;
         if let Some(l) = &listener {
             k.direction = Some(Direction::Incoming);
@@ -115,13 +115,18 @@ impl Attribution {
         })
     }
 
-    fn first_sight(&mut self, k: Known, now: Mono, out: &mut Vec<Event>) {
+    fn first_sight(&mut self, mut k: Known, now: Mono, out: &mut Vec<Event>) {
+        self.direct(&mut k, now);
         let id = k.id;
-        if self.enter(k, now) {
-            if self.new_by_event {
-                self.is_new(id);
-            }
-            out.extend(self.describe(id, now));
+        let described = self.described(&k);
+        if !self.table.insert(k) {
+            return;
+        }
+        if self.new_by_event {
+            self.is_new(id);
+        }
+        if let Some(update) = described {
+            out.push(Event { at: now, kind: EventKind::Socket(update) });
         }
     }
 
@@ -141,7 +146,7 @@ impl Attribution {
         if let (Some(id), TcpState::SynSent, Some(pid)) = (c.socket, c.to, c.pid)
             && self.table.get(id).is_none()
         {
-            if c.flow.is_some_and(|f| !self.names.matches(f.remote)) {
+            if c.flow.as_ref().is_some_and(|f| !self.names.matches(&f.remote)) {
                 return false;
             }
             // One that has ended already cannot be looked at; what it did is told all the same.
@@ -159,12 +164,12 @@ impl Attribution {
             k.opened = Some(now);
             k.direction = Some(Direction::Outgoing);
             k.state = Some(TcpState::SynSent);
-            k.remote_name = self.name_for(c.flow);
+            k.remote_name = self.name_for(&c.flow);
             k.owners = owners.unwrap_or_else(|| [Owner { pid, comm: NAMELESS.into(), fd: None, program: None }].into());
             self.first_sight(k, now, out);
             return true;
         }
-        if !self.resolve(&mut c.socket, c.flow, c.netns, now, out) {
+        if !self.resolve(&mut c.socket, &c.flow, c.netns, now, out) {
             return false;
         }
         if let Some(k) = c.socket.and_then(|id| self.table.get_mut(id)) {
@@ -173,7 +178,7 @@ impl Attribution {
                 k.gone = None;
             }
             k.state = Some(c.to);
-            c.flow = c.flow.or(k.flow);
+            fill(&mut c.flow, &k.flow);
             c.netns = c.netns.or(k.netns);
             if c.to == TcpState::Established && matches!(c.from, TcpState::SynRecv | TcpState::NewSynRecv) {
                 k.opened = k.opened.or(Some(now));
@@ -187,12 +192,12 @@ impl Attribution {
     }
 
     fn retransmit_event(&mut self, r: &mut Retransmit, now: Mono, out: &mut Vec<Event>) -> bool {
-        if !self.resolve(&mut r.socket, r.flow, r.netns, now, out) {
+        if !self.resolve(&mut r.socket, &r.flow, r.netns, now, out) {
             return false;
         }
         let Some(k) = r.socket.and_then(|id| self.table.get_mut(id)) else { return true };
         r.pid = k.pid().or(r.pid);
-        r.flow = r.flow.or(k.flow);
+        fill(&mut r.flow, &k.flow);
         r.netns = r.netns.or(k.netns);
         r.state = r.state.or(k.state);
         let sysctls = k.netns.and_then(|n| self.namespaces.get(n)).map(|n| n.sysctls(now)).unwrap_or_default();
@@ -201,12 +206,12 @@ impl Attribution {
     }
 
     fn reset_event(&mut self, r: &mut Reset, now: Mono, out: &mut Vec<Event>) -> bool {
-        if !self.resolve(&mut r.socket, r.flow, r.netns, now, out) {
+        if !self.resolve(&mut r.socket, &r.flow, r.netns, now, out) {
             return false;
         }
         if let Some(k) = r.socket.and_then(|id| self.table.get(id)) {
             r.pid = k.pid().or(r.pid);
-            r.flow = r.flow.or(k.flow);
+            fill(&mut r.flow, &k.flow);
             r.netns = r.netns.or(k.netns);
             r.state = r.state.or(k.state);
         }
@@ -228,7 +233,7 @@ impl Attribution {
             // It came and went unseen: nobody would learn anything from its end.
             return self.spec.all;
         }
-        if !self.resolve(&mut id, u.flow, u.netns, now, out) {
+        if !self.resolve(&mut id, &u.flow, u.netns, now, out) {
             return false;
         }
         if let (true, Some(id)) = (u.destroyed, id) {
@@ -241,6 +246,13 @@ impl Attribution {
             k.state = u.state.or(k.state);
         }
         true
+    }
+}
+
+/// Copies nothing where it is known already: most events tell their ends themselves.
+fn fill(flow: &mut Option<Flow>, known: &Option<Flow>) {
+    if flow.is_none() {
+        *flow = *known;
     }
 }
 

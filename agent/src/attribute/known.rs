@@ -71,23 +71,36 @@ impl Known {
         self.owners.iter().map(|o| o.pid).min()
     }
 
-    /// Everything known, as an update for the state.
-    pub fn update(&self) -> SocketUpdate {
-        SocketUpdate {
-            id: Some(self.id),
-            family: self.family,
-            flow: self.flow,
-            remote_name: self.remote_name.clone(),
-            netns: self.netns,
-            owners: Some(self.owners.clone()).filter(|o| !o.is_empty()),
-            direction: self.direction,
-            state: self.state,
-            opened: self.opened,
-            keepalive: self.keepalive,
-            counters: None,
-            mptcp: Some(self.mptcp),
-            destroyed: false,
-        }
+    /// Makes `update` everything that is known, for the state.
+    pub fn update(&self, update: &mut SocketUpdate) {
+        let SocketUpdate {
+            id,
+            family,
+            flow,
+            remote_name,
+            netns,
+            owners,
+            direction,
+            state,
+            opened,
+            keepalive,
+            counters,
+            mptcp,
+            destroyed,
+        } = update;
+        *id = Some(self.id);
+        *family = self.family;
+        *flow = self.flow;
+        remote_name.clone_from(&self.remote_name);
+        *netns = self.netns;
+        *owners = (!self.owners.is_empty()).then(|| self.owners.clone());
+        *direction = self.direction;
+        *state = self.state;
+        *opened = self.opened;
+        *keepalive = self.keepalive;
+        *counters = None;
+        *mptcp = Some(self.mptcp);
+        *destroyed = false;
     }
 
     /// Adds a holder; whether that is news.

@@ -34,12 +34,15 @@ pub use known::Known;
 pub use names::{Lookup, Names};
 pub use targets::TargetSpec;
 
-use crate::model::{Event, EventKind, Mono, SocketId};
+use crate::model::{Event, EventKind, Mono, SocketId, SocketUpdate};
 use limits::Limits;
 use namespaces::Namespaces;
 use process::Process;
 use program::Programs;
 use table::Table;
+
+/// Descriptions whose memory is kept for the next ones: as many as are on their way at once.
+const SPARE: usize = 64;
 
 /// Targets and what is known of their sockets.
 pub struct Attribution {
@@ -69,6 +72,8 @@ pub struct Attribution {
     new_by_event: bool,
     /// Grows with each process that joins or leaves.
     processes_changed: u64,
+    /// Memory that is used again.
+    spare: Vec<Box<SocketUpdate>>,
 }
 
 /// A socket that is watched from now on.
@@ -113,6 +118,7 @@ impl Attribution {
             new: VecDeque::new(),
             new_by_event: false,
             processes_changed: 0,
+            spare: Vec::new(),
         };
         let events = this.refresh(now);
         Ok((this, events))
@@ -273,6 +279,13 @@ impl Attribution {
         out
     }
 
+    /// Takes the memory of an event back that nobody needs any more.
+    pub fn reuse(&mut self, update: Box<SocketUpdate>) {
+        if self.spare.len() < SPARE {
+            self.spare.push(update);
+        }
+    }
+
     fn is_new(&mut self, id: SocketId) {
         if self.new.len() >= self.table.max() {
             self.new.pop_front();
@@ -280,15 +293,26 @@ impl Attribution {
         self.new.push_back(id);
     }
 
-    /// The whole description of a socket as an event.
-    fn describe(&self, id: SocketId, now: Mono) -> Option<Event> {
-        let k = self.table.get(id).filter(|k| !k.listener)?;
-        Some(Event { at: now, kind: EventKind::Socket(Box::new(k.update())) })
+    /// Appends the whole description of a socket as an event.
+    fn describe(&self, id: SocketId, now: Mono, out: &mut Vec<Event>) {
+        let Some(k) = self.table.get(id).filter(|k| !k.listener) else { return };
+        let mut update = Box::default();
+        k.update(&mut update);
+        out.push(Event { at: now, kind: EventKind::Socket(update) });
+    }
+
+    /// The same of one that is about to be entered; `None` of a listener.
+    fn described(&mut self, k: &Known) -> Option<Box<SocketUpdate>> {
+        (!k.listener).then(|| {
+            let mut update = self.spare.pop().unwrap_or_default();
+            k.update(&mut update);
+            update
+        })
     }
 
     /// The user's name for the remote end.
-    fn name_for(&self, flow: Option<crate::model::Flow>) -> Option<Arc<str>> {
-        self.names.name_of(flow?.remote)
+    fn name_for(&self, flow: &Option<crate::model::Flow>) -> Option<Arc<str>> {
+        self.names.name_of(&flow.as_ref()?.remote)
     }
 }
 

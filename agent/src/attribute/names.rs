@@ -136,7 +136,7 @@ impl Names {
     }
 
     /// Whether a connection to `remote` is meant.
-    pub fn matches(&self, remote: SocketAddr) -> bool {
+    pub fn matches(&self, remote: &SocketAddr) -> bool {
         let by_name = |d: &Destination| {
             d.port.is_none_or(|p| p == remote.port())
                 && d.name().is_some_and(|n| self.of(n).any(|ip| ip == remote.ip()))
@@ -146,7 +146,7 @@ impl Names {
 
     /// The user's name for this remote end. Of several names that resolve to one address, the one that was given with
     /// this port; by the address alone the first is taken.
-    pub fn name_of(&self, remote: SocketAddr) -> Option<Arc<str>> {
+    pub fn name_of(&self, remote: &SocketAddr) -> Option<Arc<str>> {
         let named = |d: &&Destination| d.name().is_some_and(|name| self.of(name).any(|known| known == remote.ip()));
         let mut all = self.destinations.iter().filter(named);
         let by_port = all.clone().find(|d| d.port == Some(remote.port()));
@@ -190,16 +190,16 @@ mod tests {
     #[test]
     fn addresses_follow_dns_and_old_ones_stay() {
         let mut n = names(&["api.test:443", "10.0.0.0/8"]);
-        assert!(!n.matches(at("192.0.2.1:443")));
+        assert!(!n.matches(&at("192.0.2.1:443")));
         assert!(n.apply(answer("api.test", &["192.0.2.1", "2001:db8::1"]), Mono(1)));
-        assert!(n.matches(at("192.0.2.1:443")) && n.matches(at("[2001:db8::1]:443")) && n.matches(at("10.9.9.9:1")));
-        assert!(!n.matches(at("192.0.2.1:80")));
+        assert!(n.matches(&at("192.0.2.1:443")) && n.matches(&at("[2001:db8::1]:443")) && n.matches(&at("10.9.9.9:1")));
+        assert!(!n.matches(&at("192.0.2.1:80")));
         assert_eq!(n.prefixes().len(), 3);
         assert!(!n.apply(answer("api.test", &["192.0.2.1"]), Mono(2)), "nothing new");
         assert!(n.apply(answer("api.test", &["192.0.2.9"]), Mono(3)));
-        assert!(n.matches(at("192.0.2.1:443")) && n.matches(at("192.0.2.9:443")));
-        assert_eq!(n.name_of("192.0.2.1:443".parse().unwrap()).as_deref(), Some("api.test"));
-        assert_eq!(n.name_of("10.9.9.9:443".parse().unwrap()), None);
+        assert!(n.matches(&at("192.0.2.1:443")) && n.matches(&at("192.0.2.9:443")));
+        assert_eq!(n.name_of(&"192.0.2.1:443".parse().unwrap()).as_deref(), Some("api.test"));
+        assert_eq!(n.name_of(&"10.9.9.9:443".parse().unwrap()), None);
     }
 
     #[test]
@@ -209,7 +209,7 @@ mod tests {
             n.apply(answer("api.test", &[&format!("192.0.2.{i}")]), Mono(u64::from(i)));
         }
         assert_eq!(n.prefixes().len(), MAX_ADDRESSES);
-        assert!(n.matches(at("192.0.2.199:1")) && !n.matches(at("192.0.2.0:1")));
+        assert!(n.matches(&at("192.0.2.199:1")) && !n.matches(&at("192.0.2.0:1")));
     }
 
     #[test]
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn without_destinations_everything_is_meant() {
-        assert!(names(&[]).matches(at("192.0.2.1:1")));
+        assert!(names(&[]).matches(&at("192.0.2.1:1")));
     }
 
     #[tokio::test]
@@ -233,6 +233,6 @@ mod tests {
         let mut n = names(&["localhost:80"]);
         let lookup = n.lookup().await;
         n.apply_first(lookup, Mono(1)).unwrap();
-        assert!(n.matches(at("127.0.0.1:80")));
+        assert!(n.matches(&at("127.0.0.1:80")));
     }
 }

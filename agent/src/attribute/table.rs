@@ -146,12 +146,12 @@ impl Table {
         ids.iter().filter_map(|id| self.sockets.get(id)).filter(|k| k.listener && k.gone.is_none())
     }
 
-    /// Makes room for a socket and returns it; `None` when the table is full of living ones.
-    pub fn insert(&mut self, known: Known) -> Option<&mut Known> {
+    /// Makes room for a socket; false when the table is full of living ones.
+    pub fn insert(&mut self, known: Known) -> bool {
         let id = known.id;
         if !self.sockets.contains_key(&id) && self.sockets.len() >= self.max && !self.make_room() {
             self.full += 1;
-            return None;
+            return false;
         }
         let (inode, flow) = (known.inode, known.flow);
         if known.listener
@@ -165,7 +165,7 @@ impl Table {
         if let Some(at) = gone {
             self.buried(at, id);
         }
-        self.sockets.get_mut(&id)
+        true
     }
 
     /// Enters what was learned later into the indexes. A flow that is not bound yet is nobody's.

@@ -4,7 +4,7 @@ use std::net::{TcpListener, TcpStream};
 
 use super::enrich::idle_before;
 use super::*;
-use crate::model::{Shared, SocketUpdate, TcpDetail};
+use crate::model::{SocketUpdate, TcpDetail};
 
 fn targets(pids: &[u32]) -> TargetSpec {
     TargetSpec { pids: pids.to_vec(), ..TargetSpec::default() }
@@ -78,7 +78,7 @@ fn a_socket_opened_later_is_found_by_the_event_that_names_it() {
         detail: Default::default(),
     };
     let mut out = Vec::new();
-    let mut event = Event { at: later(1.0), kind: EventKind::Reset(Shared::new(reset.clone())) };
+    let mut event = Event { at: later(1.0), kind: EventKind::Reset(Box::new(reset.clone())) };
     assert!(a.enrich(&mut event, &mut out));
     assert_eq!(updates(&out, id(&s)).len(), 1, "described first");
     let EventKind::Reset(r) = &event.kind else { panic!("{event:?}") };
@@ -86,7 +86,7 @@ fn a_socket_opened_later_is_found_by_the_event_that_names_it() {
 
     let strange = crate::model::Reset { socket: Some(SocketId(u64::MAX)), flow: None, ..reset };
     out.clear();
-    let mut event = Event { at: later(3.0), kind: EventKind::Reset(Shared::new(strange)) };
+    let mut event = Event { at: later(3.0), kind: EventKind::Reset(Box::new(strange)) };
     assert!(!a.enrich(&mut event, &mut out));
     assert!(out.is_empty(), "nobody's socket causes no line: {out:?}");
 }

@@ -359,7 +359,12 @@ impl Engine {
 
     /// The socket left the table: its cases go, except those that hold for a while. Whether it was known.
     fn gone(&mut self, now: Mono, id: SocketId) -> bool {
-        let Some(memo) = self.memos.get(&id).copied() else { return false };
+        let Some(memo) = self.memos.get(&id) else { return false };
+        if memo.cases == 0 {
+            self.forget(id);
+            return true;
+        }
+        let memo = *memo;
         let mut cases = 0;
         let mut due = None;
         let mut left = memo.cases;

@@ -1,6 +1,6 @@
 use super::*;
 use crate::model::{
-    Direction, Event, EventKind, Flow, PacketFacts, Reset, ResetDirection, ResetOrigin, Sample, Shared, SocketUpdate,
+    Direction, Event, EventKind, Flow, PacketFacts, Reset, ResetDirection, ResetOrigin, Sample, SocketUpdate,
     StateChange, TcpDetail, TcpMetrics,
 };
 use crate::state::TableConfig;
@@ -64,7 +64,7 @@ fn a_storm_is_counted_whole_and_kept_in_part() {
                 last: false,
             })
         };
-        let reset = EventKind::Reset(Shared::new(Reset {
+        let reset = EventKind::Reset(Box::new(Reset {
             socket: id,
             flow: Some(flow),
             netns: None,

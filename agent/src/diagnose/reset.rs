@@ -44,7 +44,7 @@ pub struct ResetVerdict {
 
 /// Judges the last reset of a socket; `None` if there was none, or one that harms nobody (the rest of a close).
 pub fn judge(s: &Socket, t: &Thresholds) -> Option<ResetVerdict> {
-    let (r, at) = (s.last_reset.as_ref()?, s.last_reset_at?);
+    let (r, at) = (s.last_reset.get()?, s.last_reset_at?);
     let facts = Facts::new(s, r, at);
     let (code, confidence) = match r.direction {
         ResetDirection::Received => received(s, r, &facts, t)?,

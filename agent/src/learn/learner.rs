@@ -203,7 +203,7 @@ fn samples(s: &Socket, seen: &mut Seen) -> Vec<Sample> {
             out.push(Sample::Swallowed(idle));
         }
     }
-    if let (Some(at), Some(reset)) = (s.last_reset_at, &s.last_reset)
+    if let (Some(at), Some(reset)) = (s.last_reset_at, s.last_reset.get())
         && reset.direction == ResetDirection::Received
         && seen.reset != Some(at)
     {

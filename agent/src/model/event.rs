@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{
     ActionRecord, Counters, Direction, End, Family, Finding, Flow, IdleLimits, Keepalive, Mono, Owners, PacketFacts,
-    ResetDirection, ResetOrigin, RetransmitKind, Session, Shared, SocketId, TcpMetrics, TcpState,
+    ResetDirection, ResetOrigin, RetransmitKind, Session, SocketId, TcpMetrics, TcpState,
 };
 
 #[derive(Clone, Debug, PartialEq)]
@@ -22,8 +22,7 @@ pub enum EventKind {
     Socket(Box<SocketUpdate>),
     State(StateChange),
     Retransmit(Box<Retransmit>),
-    /// Shared: the socket keeps its last one.
-    Reset(Shared<Reset>),
+    Reset(Box<Reset>),
     /// A look at `tcp_info`.
     Sample(Box<Sample>),
     /// A watched process ended; its sockets keep it as their last owner.
@@ -110,6 +109,30 @@ pub struct TcpDetail {
 }
 
 impl TcpDetail {
+    /// Nothing could be read.
+    pub const NONE: Self = Self {
+        rtt: None,
+        rto: None,
+        backoff: None,
+        retransmits: None,
+        total_retransmits: None,
+        unacked_segments: None,
+        unacked_bytes: None,
+        send_queue_bytes: None,
+        bytes_sent: None,
+        bytes_acked: None,
+        bytes_received: None,
+        last_sent: None,
+        last_received: None,
+        last_ack: None,
+        segment_bytes: None,
+        send_mss: None,
+        send_window_bytes: None,
+        user_timeout_ms: None,
+        keepalive: None,
+        probes: None,
+    };
+
     /// Whether nothing could be read: without a branch per field.
     pub fn is_empty(&self) -> bool {
         let Self {
@@ -173,7 +196,7 @@ pub struct Retransmit {
     pub gives_up_in: Option<Duration>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Debug, PartialEq)]
 pub struct Reset {
     pub socket: Option<SocketId>,
     pub flow: Option<Flow>,
@@ -191,6 +214,62 @@ pub struct Reset {
     pub kernel_reason: Option<Cow<'static, str>>,
     pub packet: PacketFacts,
     pub detail: TcpDetail,
+}
+
+impl Clone for Reset {
+    fn clone(&self) -> Self {
+        let mut new = Self::NONE;
+        new.clone_from(self);
+        new
+    }
+
+    /// Part by part where it stays: a whole one is long, and to move what was just put together makes the processor wait.
+    fn clone_from(&mut self, from: &Self) {
+        let Self {
+            socket,
+            flow,
+            netns,
+            pid,
+            direction,
+            origin,
+            origin_why,
+            state,
+            idle_before,
+            kernel_reason,
+            packet,
+            detail,
+        } = self;
+        *socket = from.socket;
+        *flow = from.flow;
+        *netns = from.netns;
+        *pid = from.pid;
+        *direction = from.direction;
+        *origin = from.origin;
+        origin_why.clone_from(&from.origin_why);
+        *state = from.state;
+        *idle_before = from.idle_before;
+        kernel_reason.clone_from(&from.kernel_reason);
+        *packet = from.packet;
+        *detail = from.detail;
+    }
+}
+
+impl Reset {
+    /// Of which nothing is known.
+    pub const NONE: Self = Self {
+        socket: None,
+        flow: None,
+        netns: None,
+        pid: None,
+        direction: ResetDirection::Received,
+        origin: ResetOrigin::Unknown,
+        origin_why: Cow::Borrowed(""),
+        state: None,
+        idle_before: None,
+        kernel_reason: None,
+        packet: PacketFacts::NONE,
+        detail: TcpDetail::NONE,
+    };
 }
 
 #[derive(Clone, Debug, PartialEq)]

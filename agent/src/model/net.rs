@@ -87,7 +87,7 @@ impl DestPrefix {
         Self::new(mapped(addr), 128, port)
     }
 
-    pub fn matches(&self, remote: SocketAddr) -> bool {
+    pub fn matches(&self, remote: &SocketAddr) -> bool {
         DestMask::from(*self).matches(remote)
     }
 
@@ -112,10 +112,10 @@ impl From<DestPrefix> for DestMask {
 }
 
 impl DestMask {
-    pub fn matches(&self, remote: SocketAddr) -> bool {
-        let addr = match remote.ip() {
-            IpAddr::V4(a) => 0xffff << 32 | u128::from(a.to_bits()),
-            IpAddr::V6(a) => a.to_bits(),
+    pub fn matches(&self, remote: &SocketAddr) -> bool {
+        let addr = match remote {
+            SocketAddr::V4(a) => 0xffff << 32 | u128::from(a.ip().to_bits()),
+            SocketAddr::V6(a) => a.ip().to_bits(),
         };
         (self.port == 0 || self.port == remote.port()) && (addr ^ self.addr) & self.keep == 0
     }

@@ -120,6 +120,20 @@ pub struct PacketFacts {
     pub window: Option<u16>,
 }
 
+impl PacketFacts {
+    /// Nothing was seen of the packet.
+    pub const NONE: Self = Self {
+        ttl: None,
+        flow_ttl: None,
+        flow_ttl_max: None,
+        ip_id: None,
+        flow_ip_id: None,
+        seq_expected: None,
+        with_ack: None,
+        window: None,
+    };
+}
+
 /// Who switched keepalive on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SetBy {
@@ -151,6 +165,11 @@ pub struct Counters {
     pub syn: u64,
     pub resets_received: u64,
     pub resets_sent: u64,
+}
+
+impl Counters {
+    /// Nothing happened.
+    pub const NONE: Self = Self { retransmits: 0, rto: 0, fast: 0, tlp: 0, syn: 0, resets_received: 0, resets_sent: 0 };
 }
 
 /// `tcp_info` and the queues, as sampled through sock_diag. `None`: this kernel does not tell.

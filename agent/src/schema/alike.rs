@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::digits::{eight, eight_hex, nine};
 use super::room::{Fields, Written, append};
 use super::wire::{NANOS_AT, SECOND, Time};
-use crate::model::{Flow, SocketId};
+use crate::model::SocketId;
 
 /// What each line has of its own, even in a storm of its kind.
 #[derive(Clone, Copy, Debug)]
@@ -18,10 +18,34 @@ pub(super) struct Own {
     pub seq: u64,
     pub time: Time,
     pub socket: Option<SocketId>,
-    pub flow: Option<Flow>,
+    pub flow: OwnFlow,
     /// Of `socket` lines.
     pub opened: Option<Time>,
     pub idle: Option<Duration>,
+}
+
+/// Both ends of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum OwnFlow {
+    Unknown,
+    /// Both addresses as one number; local and remote port.
+    V4(u64, [u16; 2]),
+    /// A line has no places for them.
+    V6,
+}
+
+impl OwnFlow {
+    #[inline(always)]
+    pub fn of(flow: Option<(&SocketAddr, &SocketAddr)>) -> Self {
+        match flow {
+            Some((SocketAddr::V4(local), SocketAddr::V4(remote))) => {
+                let addresses = u64::from(local.ip().to_bits()) << 32 | u64::from(remote.ip().to_bits());
+                Self::V4(addresses, [local.port(), remote.port()])
+            }
+            Some(_) => Self::V6,
+            None => Self::Unknown,
+        }
+    }
 }
 
 /// The last line of its kind, and where in it what it had of its own stands.
@@ -60,6 +84,19 @@ impl<K> Alike<K> {
             append(out, |w| text.put(w, own, digits));
             return;
         }
+        self.anew(out, own, same, key, write);
+    }
+
+    /// Behind a call of its own: in a storm it is not needed.
+    #[inline(never)]
+    fn anew(
+        &mut self,
+        out: &mut Vec<u8>,
+        own: &Own,
+        same: bool,
+        key: impl FnOnce() -> K,
+        write: impl for<'a> FnMut(Fields<'a>) -> Written<'a>,
+    ) {
         let start = out.len();
         append(out, write);
         if same {
@@ -240,8 +277,7 @@ impl Text {
             None => None,
         };
         let flow = match own.flow {
-            Some(flow) => {
-                let (addresses, [local, remote]) = ends(flow)?;
+            OwnFlow::V4(addresses, [local, remote]) => {
                 let port = |key: &[u8], port: u16| {
                     let address = after(key)?;
                     let colon = memchr::memchr(b':', line.get(address..)?)?;
@@ -250,7 +286,8 @@ impl Text {
                 let (local, remote) = (port(b"\"local\":\"", local)?, port(b"\"remote\":\"", remote)?);
                 Some(Ends { addresses, local, remote })
             }
-            None => None,
+            OwnFlow::V6 => return None,
+            OwnFlow::Unknown => None,
         };
         let seq = Number::of(line, after(b"\"seq\":")?, own.seq, 10)?;
         Some(Self { bytes, gap, second, nanos: nanos(b"\"time\":\"")?, opened, seq, socket, flow })
@@ -270,11 +307,11 @@ impl Text {
             (None, None) => true,
             _ => false,
         };
-        let flow = match (&self.flow, own.flow.map(ends)) {
-            (Some(e), Some(Some((addresses, [local, remote])))) => {
+        let flow = match (&self.flow, own.flow) {
+            (Some(e), OwnFlow::V4(addresses, [local, remote])) => {
                 (addresses == e.addresses) & e.local.fits(local.into()) & e.remote.fits(remote.into())
             }
-            (None, None) => true,
+            (None, OwnFlow::Unknown) => true,
             _ => false,
         };
         let opened = match (&self.opened, own.opened) {
@@ -298,7 +335,7 @@ impl Text {
         if let (Some(number), Some(SocketId(n))) = (&self.socket, own.socket) {
             number.put(line, digits.cookie(n as u32))?;
         }
-        if let (Some(e), Some((_, ports))) = (&self.flow, own.flow.and_then(ends)) {
+        if let (Some(e), OwnFlow::V4(_, ports)) = (&self.flow, own.flow) {
             for (number, port) in [&e.local, &e.remote].into_iter().zip(ports) {
                 if number.was != u64::from(port) {
                     number.put(line, digits.port(port))?;
@@ -318,28 +355,22 @@ fn behind(line: &[u8], key: &[u8]) -> Option<usize> {
     Some(memchr::memmem::find(line, key)? + key.len())
 }
 
-/// Both IPv4 addresses as one number, and the ports.
-#[inline(always)]
-fn ends(flow: Flow) -> Option<(u64, [u16; 2])> {
-    let (SocketAddr::V4(local), SocketAddr::V4(remote)) = (flow.local, flow.remote) else { return None };
-    let addresses = u64::from(local.ip().to_bits()) << 32 | u64::from(remote.ip().to_bits());
-    Some((addresses, [local.port(), remote.port()]))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     /// Appends a line of `own` of the kind `key`, and tells whether it was put together from its fields.
     fn made(alike: &mut Alike<u8>, digits: &mut Digits, own: &Own, key: u8) -> bool {
-        let (time, flow) = (own.time.format(), own.flow.unwrap());
+        let time = own.time.format();
+        let OwnFlow::V4(addresses, [local, remote]) = own.flow else { panic!("{own:?}") };
+        let [from, to] = [addresses >> 32, addresses & 0xffff_ffff].map(|a| Ipv4Addr::from_bits(a as u32));
         let text = format!(
-            "{{\"seq\":{},\"time\":\"{}\",\"socket\":\"{}\",\"local\":\"{}\",\"remote\":\"{}\",\"key\":{key}}}",
+            "{{\"seq\":{},\"time\":\"{}\",\"socket\":\"{}\",\"local\":\"{from}:{local}\",\"remote\":\"{to}:{remote}\",\"key\":{key}}}",
             own.seq,
             std::str::from_utf8(&time).unwrap(),
             own.socket.unwrap(),
-            flow.local,
-            flow.remote
         );
         let (mut out, mut made) = (b"before".to_vec(), false);
         alike.append(
@@ -360,7 +391,7 @@ mod tests {
     #[test]
     fn the_third_line_of_a_kind_is_copied_until_something_has_no_place() {
         let (mut alike, mut digits) = (Alike::default(), Digits::default());
-        let flow = |local: &str| Some(Flow { local: local.parse().unwrap(), remote: "127.0.0.1:9".parse().unwrap() });
+        let flow = |local: &str| OwnFlow::of(Some((&local.parse().unwrap(), &"127.0.0.1:9".parse().unwrap())));
         let mut own = Own {
             seq: 4,
             time: Time(1_700_000_000_000_000_001),

@@ -10,13 +10,14 @@ use super::wire::{Addr, Cookie, Seconds, Time};
 use crate::model::{Counters, Direction, Family, Keepalive, Mono, Owner, SocketId, SocketUpdate, TcpMetrics, TcpState};
 use crate::state::Socket;
 
-/// What a `socket` line says; each field as in [`SocketLine`].
+/// What a `socket` line says; each field as in [`SocketLine`]. What is longer than a number is borrowed: to copy right
+/// away what was just put together from small parts makes the processor wait.
 #[derive(Clone, Debug)]
 pub struct Described<'a> {
     pub id: SocketId,
     pub family: Option<Family>,
-    pub local: Option<SocketAddr>,
-    pub remote: Option<SocketAddr>,
+    pub local: Option<&'a SocketAddr>,
+    pub remote: Option<&'a SocketAddr>,
     pub remote_name: Option<&'a str>,
     pub netns: Option<u32>,
     pub owners: &'a [Owner],
@@ -24,8 +25,8 @@ pub struct Described<'a> {
     pub state: Option<TcpState>,
     pub opened: Option<Mono>,
     pub idle: Option<Duration>,
-    pub keepalive: Option<Keepalive>,
-    pub counters: Counters,
+    pub keepalive: Option<&'a Keepalive>,
+    pub counters: &'a Counters,
     /// `None`: nothing was measured yet.
     pub tcp: Option<&'a TcpMetrics>,
     pub gives_up_in: Option<Duration>,
@@ -40,8 +41,8 @@ impl<'a> Described<'a> {
         Self {
             id: s.id,
             family: s.family,
-            local: s.flow.map(|f| f.local),
-            remote: s.flow.map(|f| f.remote),
+            local: s.flow.as_ref().map(|f| &f.local),
+            remote: s.flow.as_ref().map(|f| &f.remote),
             remote_name: s.remote_name.as_deref(),
             netns: s.netns,
             owners: &s.owners,
@@ -49,8 +50,8 @@ impl<'a> Described<'a> {
             state: s.state,
             opened: s.opened,
             idle: s.idle(at),
-            keepalive: s.keepalive,
-            counters: s.counters,
+            keepalive: s.keepalive.as_ref(),
+            counters: &s.counters,
             tcp: Some(&s.tcp),
             gives_up_in: s.gives_up_in(at),
             mptcp: s.mptcp,
@@ -64,8 +65,8 @@ impl<'a> Described<'a> {
         Some(Self {
             id: u.id?,
             family: u.family,
-            local: u.flow.map(|f| f.local),
-            remote: u.flow.map(|f| f.remote),
+            local: u.flow.as_ref().map(|f| &f.local),
+            remote: u.flow.as_ref().map(|f| &f.remote),
             remote_name: u.remote_name.as_deref(),
             netns: u.netns,
             owners: u.owners.as_deref().unwrap_or_default(),
@@ -73,8 +74,8 @@ impl<'a> Described<'a> {
             state: u.state,
             opened: u.opened,
             idle: None,
-            keepalive: u.keepalive,
-            counters: u.counters.unwrap_or_default(),
+            keepalive: u.keepalive.as_ref(),
+            counters: u.counters.as_ref().unwrap_or(&Counters::NONE),
             tcp: None,
             gives_up_in: None,
             mptcp: u.mptcp,
@@ -90,8 +91,8 @@ impl<'a> Described<'a> {
             time: Time::new(cx.clock, at),
             socket: Cookie(self.id),
             family: self.family.map(Into::into),
-            local: self.local.map(Addr),
-            remote: self.remote.map(Addr),
+            local: self.local.copied().map(Addr),
+            remote: self.remote.copied().map(Addr),
             remote_name: self.remote_name.map(Into::into),
             netns: self.netns,
             owners: self.owners.iter().map(owner).collect(),
@@ -99,8 +100,8 @@ impl<'a> Described<'a> {
             state: self.state.map(Into::into),
             opened: self.opened.map(|t| Time::new(cx.clock, t)),
             idle_s: self.idle.map(Seconds),
-            keepalive: self.keepalive.map(Into::into),
-            counters: self.counters.into(),
+            keepalive: self.keepalive.copied().map(Into::into),
+            counters: (*self.counters).into(),
             tcp: self.tcp.copied().unwrap_or_default().into(),
             gives_up_in_s: self.gives_up_in.map(Seconds),
             mptcp: self.mptcp,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::digits::{OCTETS, eight, eight_hex, hex, nine, text};
 use super::recent::Parts;
 use super::room::{Fields, Written};
-use crate::model::{Flow, SocketId};
+use crate::model::SocketId;
 
 /// Digits of the largest number.
 const NUMBER_LEN: usize = 20;
@@ -104,13 +104,13 @@ impl<'a> Fields<'a> {
         })
     }
 
-    pub fn flow(self, flow: Option<Flow>, recent: &mut Parts) -> Written<'a> {
+    pub fn flow(self, flow: Option<(&SocketAddr, &SocketAddr)>, recent: &mut Parts) -> Written<'a> {
         match flow {
-            Some(flow) if !recent.listing => {
-                let w = recent.ends.put(self.raw(b",\"local\":")?, flow.local, false)?;
-                recent.ends.put(w.raw(b",\"remote\":")?, flow.remote, true)
+            Some((local, remote)) if !recent.listing => {
+                let w = recent.ends.put(self.raw(b",\"local\":")?, local, false)?;
+                recent.ends.put(w.raw(b",\"remote\":")?, remote, true)
             }
-            _ => self.ends(flow.map(|f| f.local), flow.map(|f| f.remote)),
+            _ => self.ends(flow.map(|f| f.0), flow.map(|f| f.1)),
         }
     }
 
@@ -123,11 +123,11 @@ impl<'a> Fields<'a> {
         }
     }
 
-    pub fn ends(self, local: Option<SocketAddr>, remote: Option<SocketAddr>) -> Written<'a> {
+    pub fn ends(self, local: Option<&SocketAddr>, remote: Option<&SocketAddr>) -> Written<'a> {
         self.raw(b",\"local\":")?.addr(local)?.raw(b",\"remote\":")?.addr(remote)
     }
 
-    pub fn addr(self, addr: Option<SocketAddr>) -> Written<'a> {
+    pub fn addr(self, addr: Option<&SocketAddr>) -> Written<'a> {
         match addr {
             None => self.null(),
             Some(SocketAddr::V4(a)) => {
@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn addresses() {
         for text in ["0.0.0.0:0", "9.10.99.100:1", "255.255.255.255:65535", "127.0.0.1:80", "[2001:db8::1]:443"] {
-            assert_eq!(written(|w| w.addr(Some(text.parse().unwrap()))), format!("\"{text}\""));
+            assert_eq!(written(|w| w.addr(Some(&text.parse().unwrap()))), format!("\"{text}\""));
         }
         assert_eq!(written(|w| w.addr(None)), "null");
     }

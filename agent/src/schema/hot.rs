@@ -1,7 +1,9 @@
 //! The lines that come in storms (`reset`, `retransmit`, `state`, `sample`, and a `socket` per connection), written by
 //! hand. A test holds them to what the general serialiser writes.
 
-use super::alike::Own;
+use std::net::SocketAddr;
+
+use super::alike::{Own, OwnFlow};
 use super::described::Described;
 use super::fields::{micros, millis};
 use super::kinds::{Kept, same_reset};
@@ -19,13 +21,15 @@ pub fn write(out: &mut Vec<u8>, event: &Event, seq: u64, recent: &mut Recent, wa
     let Recent { parts, digits, states, resets, .. } = recent;
     match &event.kind {
         EventKind::State(c) => {
-            let own = Own { seq, time, socket: c.socket, flow: c.flow, opened: None, idle: None };
+            let flow = OwnFlow::of(both(&c.flow));
+            let own = Own { seq, time, socket: c.socket, flow, opened: None, idle: None };
             let key = (c.from, c.to, c.pid, c.netns);
             let last = &mut states[usize::from(c.to != TcpState::Close)];
             last.append(out, &own, digits, |k| *k == key, || key, |w| state(w, c, seq, time, parts));
         }
         EventKind::Reset(r) => {
-            let own = Own { seq, time, socket: r.socket, flow: r.flow, opened: None, idle: None };
+            let flow = OwnFlow::of(both(&r.flow));
+            let own = Own { seq, time, socket: r.socket, flow, opened: None, idle: None };
             let last = &mut resets[usize::from(r.direction != ResetDirection::Received)];
             last.append(out, &own, digits, |k| same_reset(k, r), || Reset::clone(r), |w| reset(w, r, seq, time, parts));
         }
@@ -36,13 +40,17 @@ pub fn write(out: &mut Vec<u8>, event: &Event, seq: u64, recent: &mut Recent, wa
     true
 }
 
+fn both(flow: &Option<Flow>) -> Option<(&SocketAddr, &SocketAddr)> {
+    flow.as_ref().map(|f| (&f.local, &f.remote))
+}
+
 fn state<'a>(w: Fields<'a>, c: &StateChange, seq: u64, time: Time, recent: &mut Parts) -> Written<'a> {
     recent
         .begin(w.raw(b"{\"type\":\"state\",\"seq\":")?, seq, time, c.socket)?
         .word(b",\"from\":\"", Some(c.from.name()))?
         .word(b",\"to\":\"", Some(c.to.name()))?
         .int(b",\"pid\":", c.pid)?
-        .flow(c.flow, recent)?
+        .flow(both(&c.flow), recent)?
         .netns(c.netns, recent)?
         .raw(b"}")
 }
@@ -50,7 +58,7 @@ fn state<'a>(w: Fields<'a>, c: &StateChange, seq: u64, time: Time, recent: &mut 
 fn retransmit<'a>(w: Fields<'a>, r: &Retransmit, seq: u64, time: Time, recent: &mut Parts) -> Written<'a> {
     let w = recent.begin(w.raw(b"{\"type\":\"retransmit\",\"seq\":")?, seq, time, r.socket)?;
     w.int(b",\"pid\":", r.pid)?
-        .flow(r.flow, recent)?
+        .flow(both(&r.flow), recent)?
         .netns(r.netns, recent)?
         .word(b",\"state\":\"", r.state.map(|s| s.name()))?
         .word(b",\"kind\":\"", Some(super::RetransmitKind::from(r.how).text()))?
@@ -65,7 +73,7 @@ fn reset<'a>(w: Fields<'a>, r: &Reset, seq: u64, time: Time, recent: &mut Parts)
     let mut w = recent
         .begin(w.raw(b"{\"type\":\"reset\",\"seq\":")?, seq, time, r.socket)?
         .int(b",\"pid\":", r.pid)?
-        .flow(r.flow, recent)?
+        .flow(both(&r.flow), recent)?
         .netns(r.netns, recent)?
         .word(b",\"direction\":\"", Some(super::ResetDirection::from(r.direction).text()))?
         .word(b",\"origin\":\"", Some(super::ResetOrigin::from(r.origin).text()))?
@@ -96,7 +104,7 @@ pub fn socket(out: &mut Vec<u8>, d: &Described<'_>, at: Mono, seq: u64, recent: 
         append(out, |w| described(w, d, seq, time, opened, parts));
         return;
     }
-    let flow = d.local.zip(d.remote).map(|(local, remote)| Flow { local, remote });
+    let flow = OwnFlow::of(d.local.zip(d.remote));
     let own = Own { seq, time, socket: Some(d.id), flow, opened, idle: d.idle };
     let last = &mut sockets[usize::from(d.state == Some(TcpState::Close))];
     last.append(out, &own, digits, |k| k.is_of(d), || Kept::of(d), |w| described(w, d, seq, time, opened, parts));
@@ -113,7 +121,7 @@ fn described<'a>(
     let w = recent.begin(w.raw(b"{\"type\":\"socket\",\"seq\":")?, seq, time, Some(d.id))?;
     let mut w = w.word(b",\"family\":\"", d.family.map(|f| super::Family::from(f).text()))?;
     w = match (d.local, d.remote) {
-        (Some(local), Some(remote)) => w.flow(Some(Flow { local, remote }), recent)?,
+        (Some(local), Some(remote)) => w.flow(Some((local, remote)), recent)?,
         (local, remote) => w.ends(local, remote)?,
     };
     w = w
@@ -128,7 +136,7 @@ fn described<'a>(
     };
     w.seconds(b",\"idle_s\":", d.idle)?
         .keepalive(d.keepalive)?
-        .counters(&d.counters, recent)?
+        .counters(d.counters, recent)?
         .metrics(d.tcp, recent)?
         .seconds(b",\"gives_up_in_s\":", d.gives_up_in)?
         .flag(b",\"mptcp\":", d.mptcp)?
@@ -158,7 +166,7 @@ impl<'a> Fields<'a> {
         w.raw(b"]")
     }
 
-    fn keepalive(self, k: Option<Keepalive>) -> Written<'a> {
+    fn keepalive(self, k: Option<&Keepalive>) -> Written<'a> {
         let Some(k) = k else { return self.raw(b",\"keepalive\":null") };
         self.flag(b",\"keepalive\":{\"enabled\":", Some(k.enabled))?
             .int(b",\"idle_s\":", Some(k.idle_s))?
@@ -170,7 +178,7 @@ impl<'a> Fields<'a> {
     }
 
     fn counters(self, c: &Counters, recent: &mut Parts) -> Written<'a> {
-        if *c == Counters::default() {
+        if *c == Counters::NONE {
             // One piece instead of fourteen for most of all sockets.
             return self.raw(
                 b",\"counters\":{\"retransmits\":0,\"rto\":0,\"fast\":0,\"tlp\":0,\"syn\":0,\

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::super::{Line, LineContext, samples};
 use super::*;
-use crate::model::{ResetOrigin, Shared, SocketId};
+use crate::model::{ResetOrigin, SocketId};
 
 #[test]
 fn the_fast_writer_writes_what_serde_writes() {
@@ -67,7 +67,7 @@ fn a_reset_that_differs_in_one_thing_is_told_anew() {
     ];
     let mut recent = Recent::default();
     for (seq, reset) in (0u64..).zip(changed.iter().flat_map(|r| [&plain, r, r, &plain])) {
-        let event = Event { at: Mono(5), kind: EventKind::Reset(Shared::new(reset.clone())) };
+        let event = Event { at: Mono(5), kind: EventKind::Reset(Box::new(reset.clone())) };
         let mut fast = Vec::new();
         assert!(write(&mut fast, &event, seq, &mut recent, &wall));
         let cx = LineContext { seq, clock: &wall, socket: None, redacted: false, part: 0 };
@@ -110,7 +110,7 @@ fn socket_lines_too() {
             id: SocketId(0x1f),
             opened: Some(Mono(event.at.0 - 5)),
             tcp: Some(&metrics),
-            counters,
+            counters: &counters,
             keepalive: None,
             gives_up_in: None,
             mptcp: Some(false),
@@ -123,8 +123,8 @@ fn socket_lines_too() {
         let all = [
             ended.clone(),
             Described { tcp: Some(&other), ..ended.clone() },
-            Described { counters: Counters::default(), ..ended.clone() },
-            Described { tcp: None, counters: Counters::default(), ..ended.clone() },
+            Described { counters: &Counters::NONE, ..ended.clone() },
+            Described { tcp: None, counters: &Counters::NONE, ..ended.clone() },
             Described { netns: Some(5), ..ended.clone() },
             Described { owners: &hostile, ..ended.clone() },
             Described { direction: None, ..ended.clone() },
@@ -134,7 +134,7 @@ fn socket_lines_too() {
             Described { mptcp: None, ..ended.clone() },
             Described { orphaned: true, ..ended.clone() },
             Described { destroyed: true, ..ended.clone() },
-            Described { keepalive: Some(keepalive), ..ended.clone() },
+            Described { keepalive: Some(&keepalive), ..ended.clone() },
             Described { family: None, ..ended.clone() },
             Described { remote_name: None, ..ended.clone() },
             Described { remote_name: Some("another"), ..ended.clone() },
@@ -145,7 +145,7 @@ fn socket_lines_too() {
             Described { idle: None, ..ended.clone() },
             ended,
             Described { tcp: Some(&metrics), idle: half, gives_up_in: half, ..plain.clone() },
-            Described { orphaned: true, destroyed: true, counters, ..plain.clone() },
+            Described { orphaned: true, destroyed: true, counters: &counters, ..plain.clone() },
             Described { owners: &hostile, opened: Some(Mono(5)), ..plain.clone() },
             bare,
             plain,
@@ -224,7 +224,6 @@ fn lines_alike_are_those_that_serde_writes() {
         match &mut kind {
             EventKind::State(c) => (c.socket, c.flow) = (id, ends),
             EventKind::Reset(r) => {
-                let r = Shared::make_mut(r);
                 (r.socket, r.flow) = (id, ends);
             }
             _ => {}
@@ -256,7 +255,7 @@ fn sockets_alike_too() {
         opened: None,
         idle: None,
         keepalive: None,
-        counters: Counters::default(),
+        counters: &Counters::NONE,
         tcp: None,
         gives_up_in: None,
         mptcp: Some(false),
@@ -268,10 +267,11 @@ fn sockets_alike_too() {
     let mut recent = Recent::default();
     let idle = [0, 5_000_000_000, 17_000, 119_774, 119_700, 999_999_999].map(Duration::from_nanos);
     for (n, (seq, at, id)) in steps().cycle().take(2_000).enumerate() {
-        let ends = flows[n / 4 % flows.len()];
+        let ends = &flows[n / 4 % flows.len()];
         let mut d = if n % 40 < 20 { begun.clone() } else { ended.clone() };
         d.id = id.unwrap_or(SocketId(9));
-        (d.local, d.remote) = (ends.map(|f| f.local).filter(|_| n % 29 > 0), ends.map(|f| f.remote));
+        d.local = ends.as_ref().map(|f| &f.local).filter(|_| n % 29 > 0);
+        d.remote = ends.as_ref().map(|f| &f.remote);
         d.idle = idle.get(n / 2 % 7).copied();
         d.opened = [Some(at), Some(Mono(at.0.saturating_sub(40_000))), Some(Mono(1)), None][n / 5 % 4];
         let cx = LineContext { seq, clock: &wall, socket: None, redacted: false, part: 0 };

@@ -18,7 +18,7 @@ use super::parts::{
 use super::wire::{Addr, Cookie, TcpState};
 use crate::model::{
     ActionRecord, Code, Component, Counters, End, Event, EventKind, Evidence, Finding, Flow, Hook, IdleFigure,
-    IdleLimits, Keepalive, Lost, Mono, OptionValues, Owner, PacketFacts, Reset, Retransmit, Sample, Session, Shared,
+    IdleLimits, Keepalive, Lost, Mono, OptionValues, Owner, PacketFacts, Reset, Retransmit, Sample, Session,
     SocketUpdate, StateChange, Targets, TcpDetail, TcpMetrics, Totals, WallClock, sanitize,
 };
 
@@ -93,7 +93,7 @@ impl<'a> Line<'a> {
             Self::Socket(l) => EventKind::Socket(Box::new(socket(l, clock))),
             Self::State(l) => EventKind::State(state(l).ok_or_else(|| unknown("state"))?),
             Self::Retransmit(l) => EventKind::Retransmit(Box::new(retransmit(l))),
-            Self::Reset(l) => EventKind::Reset(Shared::new(reset(l).ok_or_else(|| unknown("direction"))?)),
+            Self::Reset(l) => EventKind::Reset(Box::new(reset(l).ok_or_else(|| unknown("direction"))?)),
             Self::Sample(l) => EventKind::Sample(Box::new(Sample {
                 socket: l.socket.0,
                 state: l.state.model().ok_or_else(|| unknown("state"))?,

@@ -228,13 +228,13 @@ const ENDS: usize = 4;
 impl Ends {
     /// Appends the text of an end, in quotation marks.
     #[inline(always)]
-    pub fn put<'a>(&mut self, w: Fields<'a>, end: SocketAddr, remote: bool) -> Written<'a> {
+    pub fn put<'a>(&mut self, w: Fields<'a>, end: &SocketAddr, remote: bool) -> Written<'a> {
         let SocketAddr::V4(v4) = end else {
-            return self.v6[usize::from(remote)].put(w, &end, |end, w| w.addr(Some(*end)));
+            return self.v6[usize::from(remote)].put(w, end, |end, w| w.addr(Some(end)));
         };
         let key = 1 << 48 | u64::from(v4.ip().to_bits()) << 16 | u64::from(v4.port());
         let known = self.of.iter().position(|of| *of == key);
-        let at = known.unwrap_or_else(|| self.remember(key, v4));
+        let at = known.unwrap_or_else(|| self.remember(key, *v4));
         self.last = at;
         let (text, len) = &self.texts[at];
         w.padded(text, *len)
@@ -246,7 +246,7 @@ impl Ends {
     fn remember(&mut self, key: u64, end: SocketAddrV4) -> usize {
         let at = (self.last + 1) % ENDS;
         let mut made = Padded::default();
-        made.make(|w| w.addr(Some(end.into())));
+        made.make(|w| w.addr(Some(&end.into())));
         // No longer than "255.255.255.255:65535" in quotation marks.
         let text = made.bytes.first_chunk().copied().unwrap_or([b' '; BLOCK]);
         (self.of[at], self.texts[at]) = (key, (text, made.len));
@@ -343,7 +343,7 @@ mod tests {
         let each = all.iter().flat_map(|a| all.map(|b| [*a, b])).flatten().chain(all).chain(all);
         for (n, end) in each.enumerate() {
             let mut out = Vec::new();
-            append(&mut out, |w| ends.put(w, end.parse().unwrap(), n % 2 > 0));
+            append(&mut out, |w| ends.put(w, &end.parse().unwrap(), n % 2 > 0));
             assert_eq!(String::from_utf8(out).unwrap(), format!("\"{end}\""));
         }
     }

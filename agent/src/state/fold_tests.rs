@@ -330,7 +330,7 @@ fn the_received_reset_counts_not_the_answer_to_it() {
     };
     f.open().apply(2.0, EventKind::Reset(reset(ResetDirection::Received).into()));
     f.apply(2.1, EventKind::Reset(reset(ResetDirection::Sent).into()));
-    let last = f.socket().last_reset.clone().expect("a reset");
+    let last = f.socket().last_reset.get().cloned().expect("a reset");
     assert_eq!((last.direction, last.state), (ResetDirection::Received, Some(TcpState::Established)));
     assert_eq!(f.socket().last_reset_at, Some(at(2.0)));
 }

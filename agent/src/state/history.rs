@@ -10,14 +10,103 @@ use crate::model::{Mono, ResetDirection, ResetOrigin, RetransmitKind, TcpState};
 /// Entries of a socket's history; the oldest leave first. 64 covers a whole RTO back-off (15 retransmits) with the
 /// connection's beginning, its idle gap and what was done about it.
 pub const HISTORY_LEN: usize = 64;
+/// The first of them stay: how the connection began explains the rest.
+const FIRST: usize = 4;
 
-#[derive(Clone, Debug, PartialEq)]
-pub struct History {
-    pub at: Mono,
-    pub what: Happening,
+/// What happened to one socket, the oldest first.
+#[derive(Clone, Debug, Default)]
+pub struct Timeline {
+    kept: Vec<Entry>,
+    /// The words of those that have some, each at its entry's place; not as long where the rest has none.
+    words: Vec<Option<Arc<str>>>,
+    /// Where the oldest but for the first stands: what comes next takes its place once there is no more room.
+    oldest: usize,
+    /// How many gave way.
+    pub dropped: u64,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+/// Without anything that has to be dropped: it is then written where it stays, and many are forgotten at once.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    at: Mono,
+    what: Happening,
+}
+
+impl Timeline {
+    /// Inlined, so that what happened is written down where it stays. Returns where that is.
+    #[inline(always)]
+    pub(super) fn note(&mut self, at: Mono, what: Happening) -> usize {
+        let place = if self.kept.len() < HISTORY_LEN { self.room() } else { self.give_way() };
+        if let Some(entry) = self.kept.get_mut(place) {
+            (entry.at, entry.what) = (at, what);
+        }
+        place
+    }
+
+    #[inline(always)]
+    fn room(&mut self) -> usize {
+        self.kept.push(Entry { at: Mono(0), what: Happening::Opened });
+        self.kept.len() - 1
+    }
+
+    pub(super) fn note_words(&mut self, at: Mono, what: Happening, words: Arc<str>) {
+        let place = self.note(at, what);
+        if self.words.len() <= place {
+            self.words.resize(place + 1, None);
+        }
+        self.words[place] = Some(words);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn give_way(&mut self) -> usize {
+        let place = FIRST + self.oldest;
+        if let Some(words) = self.words.get_mut(place) {
+            *words = None;
+        }
+        self.oldest = (self.oldest + 1) % (HISTORY_LEN - FIRST);
+        self.dropped += 1;
+        place
+    }
+
+    /// Forgets all, but keeps the memory.
+    pub fn clear(&mut self) {
+        self.kept.clear();
+        self.words.clear();
+        (self.oldest, self.dropped) = (0, 0);
+    }
+
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = History<'_>> {
+        let first = FIRST.min(self.kept.len());
+        let older = first + self.oldest;
+        let told = |place: usize| {
+            let Entry { at, what } = self.kept[place];
+            History { at, what, words: self.words.get(place).and_then(Option::as_deref) }
+        };
+        (0..first).chain(older..self.kept.len()).chain(first..older).map(told)
+    }
+
+    /// All words, in no order.
+    pub fn words_mut(&mut self) -> impl Iterator<Item = &mut Arc<str>> {
+        self.words.iter_mut().flatten()
+    }
+}
+
+impl PartialEq for Timeline {
+    fn eq(&self, other: &Self) -> bool {
+        self.dropped == other.dropped && self.iter().eq(other.iter())
+    }
+}
+
+/// One thing that happened.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct History<'a> {
+    pub at: Mono,
+    what: Happening,
+    words: Option<&'a str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Happening {
     Opened,
     State(TcpState, TcpState),
@@ -26,13 +115,14 @@ pub enum Happening {
     /// Bytes.
     Received(u64),
     Retransmit(Retransmitted),
-    Reset(ResetDirection, ResetOrigin, Option<Cow<'static, str>>),
+    /// The kernel's reason here if it has a name, else among the words.
+    Reset(ResetDirection, ResetOrigin, Option<&'static str>),
     /// Seconds idle, seconds between probes, probes; `None`: switched off.
     Keepalive(Option<(u32, u32, u32)>),
-    /// What the agent did, and what came of it.
-    Action(Arc<str>),
-    /// The finding's code, confidence and summary.
-    Finding(Arc<str>),
+    /// The words tell what the agent did, and what came of it.
+    Action,
+    /// The words are the finding's code, confidence and summary.
+    Finding,
     Closed,
 }
 
@@ -60,7 +150,7 @@ pub enum HistoryKind {
     Closed,
 }
 
-impl History {
+impl<'a> History<'a> {
     pub fn kind(&self) -> HistoryKind {
         match self.what {
             Happening::Opened => HistoryKind::Opened,
@@ -70,15 +160,15 @@ impl History {
             Happening::Retransmit(_) => HistoryKind::Retransmit,
             Happening::Reset(..) => HistoryKind::Reset,
             Happening::Keepalive(_) => HistoryKind::Keepalive,
-            Happening::Action(_) => HistoryKind::Action,
-            Happening::Finding(_) => HistoryKind::Finding,
+            Happening::Action => HistoryKind::Action,
+            Happening::Finding => HistoryKind::Finding,
             Happening::Closed => HistoryKind::Closed,
         }
     }
 
     /// For a person: `RTO 3, backoff 2`.
-    pub fn text(&self) -> Cow<'_, str> {
-        match &self.what {
+    pub fn text(&self) -> Cow<'a, str> {
+        match self.what {
             Happening::Opened => "opened".into(),
             Happening::State(from, to) => format!("{from} → {to}").into(),
             Happening::Sent(n, idle) => {
@@ -86,14 +176,14 @@ impl History {
                 let after = idle.map_or_else(String::new, |d| format!(" after {} idle", span(d)));
                 format!("{what} sent{after}").into()
             }
-            Happening::Received(n) => format!("{} received", bytes(*n)).into(),
+            Happening::Received(n) => format!("{} received", bytes(n)).into(),
             Happening::Retransmit(r) => r.text(),
-            Happening::Reset(direction, origin, reason) => reset(*direction, *origin, reason.as_deref()).into(),
+            Happening::Reset(direction, origin, reason) => reset(direction, origin, reason.or(self.words)).into(),
             Happening::Keepalive(Some((idle, interval, count))) => {
                 format!("SO_KEEPALIVE on, {idle}s/{interval}s/{count}").into()
             }
             Happening::Keepalive(None) => "SO_KEEPALIVE off".into(),
-            Happening::Action(text) | Happening::Finding(text) => Cow::Borrowed(&**text),
+            Happening::Action | Happening::Finding => self.words.unwrap_or_default().into(),
             Happening::Closed => "socket gone".into(),
         }
     }
@@ -154,8 +244,44 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_first_and_the_last_stay_in_their_order() {
+        let mut timeline = Timeline::default();
+        for n in 0..3 * HISTORY_LEN as u64 {
+            timeline.note(Mono(n), Happening::Received(n));
+            let kept: Vec<u64> = timeline.iter().map(|h| h.at.0).collect();
+            let want: Vec<u64> =
+                (0..=n).filter(|m| *m < FIRST as u64 || m + (HISTORY_LEN - FIRST) as u64 > n).collect();
+            assert_eq!((&kept, timeline.dropped), (&want, n + 1 - want.len() as u64));
+        }
+        assert!(timeline.clone() == timeline && Timeline::default() != timeline);
+        timeline.clear();
+        timeline.note(Mono(1), Happening::Opened);
+        assert_eq!((timeline.iter().count(), timeline.dropped), (1, 0));
+    }
+
+    #[test]
+    fn words_go_with_what_they_tell_of() {
+        let mut timeline = Timeline::default();
+        for n in 0..2 * HISTORY_LEN as u64 {
+            match n % 7 {
+                3 => timeline.note_words(Mono(n), Happening::Action, format!("{n}").into()),
+                _ => drop(timeline.note(Mono(n), Happening::Opened)),
+            }
+            for h in timeline.iter() {
+                let want = if h.at.0 % 7 == 3 { h.at.0.to_string() } else { "opened".into() };
+                assert_eq!(h.text(), want);
+            }
+        }
+        timeline.words_mut().for_each(|w| *w = "***".into());
+        assert!(timeline.iter().all(|h| (h.text() == "***") == (h.kind() == HistoryKind::Action)));
+        timeline.clear();
+        timeline.note(Mono(1), Happening::Action);
+        assert!(timeline.iter().all(|h| h.text().is_empty()));
+    }
+
+    #[test]
     fn sentences() {
-        let text = |what| History { at: Mono(0), what }.text().into_owned();
+        let text = |what| History { at: Mono(0), what, words: Some("in words") }.text().into_owned();
         let seconds = |s| Some(Duration::from_millis(s));
         for (what, want) in [
             (Happening::State(TcpState::SynSent, TcpState::Close), "SYN_SENT → CLOSE"),
@@ -163,13 +289,16 @@ mod tests {
             (Happening::Sent(None, seconds(8_000)), "data sent after 8.0 s idle"),
             (Happening::Sent(Some(3_000_000), None), "2 MiB sent"),
             (Happening::Received(312), "312 B received"),
-            (Happening::Reset(ResetDirection::Received, ResetOrigin::Peer, None), "← RST received from the peer"),
             (
-                Happening::Reset(ResetDirection::Sent, ResetOrigin::Local, Some("TCP_STATE".into())),
+                Happening::Reset(ResetDirection::Received, ResetOrigin::Peer, None),
+                "← RST received from the peer (in words)",
+            ),
+            (
+                Happening::Reset(ResetDirection::Sent, ResetOrigin::Local, Some("TCP_STATE")),
                 "→ RST sent by this host (TCP_STATE)",
             ),
             (Happening::Keepalive(Some((30, 10, 3))), "SO_KEEPALIVE on, 30s/10s/3"),
-            (Happening::Action("close applied".into()), "close applied"),
+            (Happening::Action, "in words"),
         ] {
             assert_eq!(text(what), want);
         }

@@ -4,9 +4,10 @@ mod fold;
 #[cfg(test)]
 mod fold_tests;
 mod history;
+mod reused;
 mod socket;
 mod table;
 
-pub use history::{HISTORY_LEN, Happening, History, HistoryKind};
+pub use history::{HISTORY_LEN, History, HistoryKind};
 pub use socket::{Activity, Socket};
 pub use table::{Snapshot, Table, TableConfig};

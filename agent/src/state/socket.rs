@@ -1,13 +1,11 @@
 //! What is known of one socket.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::history::{HISTORY_LEN, Happening, History};
-use crate::model::{
-    Counters, Direction, Family, Flow, Keepalive, Mono, Owners, Reset, Shared, SocketId, TcpMetrics, TcpState,
-};
+use super::history::{Happening, Timeline};
+use super::reused::Reused;
+use crate::model::{Counters, Direction, Family, Flow, Keepalive, Mono, Owners, Reset, SocketId, TcpMetrics, TcpState};
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Socket {
@@ -32,7 +30,7 @@ pub struct Socket {
     pub tcp_at: Option<Mono>,
     /// When the kernel gives up on the data in flight, if nothing is acknowledged.
     pub gives_up_at: Option<Mono>,
-    pub last_reset: Option<Shared<Reset>>,
+    pub last_reset: Reused<Reset>,
     pub last_reset_at: Option<Mono>,
     /// When it reached CLOSE or was destroyed: a tombstone from then on.
     pub closed_at: Option<Mono>,
@@ -41,8 +39,7 @@ pub struct Socket {
     /// Retransmitted segments per slot of [`Socket::SPARK_SLOT`], newest last.
     pub spark: [u16; 8],
     pub spark_slot: u64,
-    pub history: VecDeque<History>,
-    pub history_dropped: u64,
+    pub history: Timeline,
     /// Changes whenever anything above does: a view or rule can skip what it has seen.
     pub revision: u64,
 }
@@ -150,15 +147,14 @@ impl Socket {
             tcp: TcpMetrics::default(),
             tcp_at: None,
             gives_up_at: None,
-            last_reset: None,
+            last_reset: Reused::default(),
             last_reset_at: None,
             closed_at: None,
             mptcp: None,
             activity: Activity::default(),
             spark: [0; 8],
             spark_slot: 0,
-            history: VecDeque::new(),
-            history_dropped: 0,
+            history: Timeline::default(),
             revision: 0,
         }
     }
@@ -191,7 +187,6 @@ impl Socket {
             spark,
             spark_slot,
             history,
-            history_dropped,
             revision,
         } = self;
         *id = new_id;
@@ -211,7 +206,7 @@ impl Socket {
         *tcp = TcpMetrics::default();
         *tcp_at = None;
         *gives_up_at = None;
-        *last_reset = None;
+        last_reset.clear();
         *last_reset_at = None;
         *closed_at = None;
         *mptcp = None;
@@ -219,7 +214,6 @@ impl Socket {
         *spark = [0; 8];
         *spark_slot = 0;
         history.clear();
-        *history_dropped = 0;
         *revision = 0;
     }
 
@@ -252,15 +246,9 @@ impl Socket {
         self.closed_at.is_some()
     }
 
-    /// Inlined, so that what happened is written down where it stays.
     #[inline(always)]
     pub(super) fn note(&mut self, at: Mono, what: Happening) {
-        if self.history.len() == HISTORY_LEN {
-            // Keep the first four: how the connection began explains the rest.
-            self.history.remove(4);
-            self.history_dropped += 1;
-        }
-        self.history.push_back(History { at, what });
+        self.history.note(at, what);
     }
 
     /// Moves the sparkline on to the slot of `now`.

@@ -9,7 +9,8 @@ use super::fold;
 use super::history::Happening;
 use super::socket::Socket;
 use crate::model::{
-    CookieHash, Event, EventKind, Finding, IdleLimits, Lost, Mono, Session, Shared, SocketId, Totals, WallClock,
+    CookieHash, Event, EventKind, Finding, IdleLimits, Lost, Mono, Reset, ResetDirection, Retransmit, Sample, Session,
+    Shared, SocketId, SocketUpdate, StateChange, Totals, WallClock,
 };
 
 #[derive(Clone, Copy, Debug)]
@@ -113,65 +114,99 @@ impl Table {
         }
     }
 
+    /// As [`Self::apply`], for an event that only tells what happened from now on: what a socket keeps of it is moved.
+    pub fn take(&mut self, event: &mut Event) {
+        match &mut event.kind {
+            EventKind::Socket(u) => {
+                self.events += 1;
+                self.revision += 1;
+                self.update(event.at, u);
+            }
+            _ => self.apply(event),
+        }
+    }
+
+    #[inline(never)]
+    fn update(&mut self, at: Mono, u: &mut SocketUpdate) {
+        let Some(id) = u.id else { return };
+        self.with(id, at, |s| {
+            fold::update(s, at, u);
+            true
+        });
+        if u.destroyed {
+            self.is_gone(id);
+        }
+    }
+
+    /// Each kind has a function of its own: in a storm, the code of those that come must stay in a processor's first cache
+    /// together with that of writing them down.
     pub fn apply(&mut self, event: &Event) {
         self.events += 1;
         self.revision += 1;
         let at = event.at;
         match &event.kind {
+            EventKind::Socket(u) => self.update(at, &mut u.clone()),
+            EventKind::State(c) => self.state(at, c),
+            EventKind::Retransmit(r) => self.retransmit(at, r),
+            EventKind::Reset(r) => self.reset(at, r),
+            EventKind::Sample(sample) => self.sample(at, sample),
+            _ => self.rare(event),
+        }
+    }
+
+    #[inline(never)]
+    fn state(&mut self, at: Mono, c: &StateChange) {
+        let Some(id) = c.socket else { return };
+        self.with(id, at, |s| {
+            fold::state(s, at, c);
+            true
+        });
+        if c.last {
+            self.is_gone(id);
+        }
+    }
+
+    #[inline(never)]
+    fn retransmit(&mut self, at: Mono, r: &Retransmit) {
+        self.totals.retransmits += u64::from(r.segments);
+        let Some(id) = r.socket else { return };
+        self.with(id, at, |s| {
+            fold::retransmit(s, at, r);
+            true
+        });
+    }
+
+    #[inline(never)]
+    fn reset(&mut self, at: Mono, r: &Reset) {
+        match r.direction {
+            ResetDirection::Received => self.totals.resets_received += 1,
+            ResetDirection::Sent => self.totals.resets_sent += 1,
+        }
+        let Some(id) = r.socket else { return };
+        self.with(id, at, |s| {
+            fold::reset(s, at, r);
+            true
+        });
+    }
+
+    #[inline(never)]
+    fn sample(&mut self, at: Mono, sample: &Sample) {
+        self.with(sample.socket, at, |s| fold::sample(s, at, sample));
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn rare(&mut self, event: &Event) {
+        let at = event.at;
+        match &event.kind {
             EventKind::Session(s) => self.session = Arc::new((**s).clone()),
-            EventKind::Socket(u) => {
-                if let Some(id) = u.id {
-                    self.with(id, at, |s| {
-                        fold::update(s, at, u);
-                        true
-                    });
-                    if u.destroyed {
-                        self.is_gone(id);
-                    }
-                }
-            }
-            EventKind::State(c) => {
-                if let Some(id) = c.socket {
-                    self.with(id, at, |s| {
-                        fold::state(s, at, c);
-                        true
-                    });
-                    if c.last {
-                        self.is_gone(id);
-                    }
-                }
-            }
-            EventKind::Retransmit(r) => {
-                self.totals.retransmits += u64::from(r.segments);
-                if let Some(id) = r.socket {
-                    self.with(id, at, |s| {
-                        fold::retransmit(s, at, r);
-                        true
-                    });
-                }
-            }
-            EventKind::Reset(r) => {
-                match r.direction {
-                    crate::model::ResetDirection::Received => self.totals.resets_received += 1,
-                    crate::model::ResetDirection::Sent => self.totals.resets_sent += 1,
-                }
-                if let Some(id) = r.socket {
-                    self.with(id, at, |s| {
-                        fold::reset(s, at, r);
-                        true
-                    });
-                }
-            }
-            EventKind::Sample(sample) => {
-                self.with(sample.socket, at, |s| fold::sample(s, at, sample));
-            }
             EventKind::Exit { pid } => self.exit(*pid, at),
             EventKind::Finding(f) => {
                 let text: Arc<str> = format!("{} {}: {}", f.code, f.confidence.name(), f.summary).into();
                 for id in &f.sockets {
                     if self.sockets.contains_key(id) {
                         self.with(*id, at, |s| {
-                            s.note(at, Happening::Finding(text.clone()));
+                            s.history.note_words(at, Happening::Finding, text.clone());
                             false
                         });
                     }
@@ -193,6 +228,11 @@ impl Table {
             }
             EventKind::Limits(l) => self.learned(l),
             EventKind::End(e) => self.totals = e.totals,
+            EventKind::Socket(_)
+            | EventKind::State(_)
+            | EventKind::Retransmit(_)
+            | EventKind::Reset(_)
+            | EventKind::Sample(_) => {}
         }
     }
 
@@ -231,12 +271,12 @@ impl Table {
         let slot = match self.sockets.get_mut(&id) {
             Some(slot) => slot,
             None => {
-                if !self.make(id, at) {
+                let Some(new) = self.make(id, at) else {
                     self.table_full += 1;
                     return;
-                }
-                let Some(slot) = self.sockets.get_mut(&id) else { return };
-                slot
+                };
+                // To look for what was just entered would have to wait until its place is written.
+                self.sockets.entry(id).insert_entry(new).into_mut()
             }
         };
         let socket = Shared::make_mut(slot);
@@ -252,10 +292,10 @@ impl Table {
         }
     }
 
-    /// False if there is no room.
-    fn make(&mut self, id: SocketId, at: Mono) -> bool {
+    /// A new one, to be entered; `None` if there is no room.
+    fn make(&mut self, id: SocketId, at: Mono) -> Option<Shared<Socket>> {
         if self.sockets.len() >= self.config.max_sockets && !self.bury() {
-            return false;
+            return None;
         }
         let mut socket = self.spare.pop().unwrap_or_else(|| Shared::new(Socket::new(id, at)));
         match Shared::get_mut(&mut socket) {
@@ -263,14 +303,27 @@ impl Table {
             // A picture that somebody still looks at has it.
             None => socket = Shared::new(Socket::new(id, at)),
         }
-        self.sockets.insert(id, socket);
         self.order.push(id);
         if self.order.len() > self.sockets.len() * 2 + 64 {
-            let sockets = &self.sockets;
-            self.order.retain(|id| sockets.contains_key(id));
+            self.clear_order();
+            self.order.push(id);
         }
         self.totals.sockets += 1;
-        true
+        Some(socket)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn clear_order(&mut self) {
+        let sockets = &self.sockets;
+        self.order.retain(|id| sockets.contains_key(id));
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn clear_tombs(&mut self) {
+        let sockets = &self.sockets;
+        self.tombs.retain(|(at, id)| sockets.get(id).is_some_and(|s| s.closed_at == Some(*at)));
     }
 
     /// Nothing more will be heard of this one. What is too many leaves, the oldest first; this one can still be read.
@@ -285,8 +338,7 @@ impl Table {
         }
         // Most tombstones of a storm have left this way.
         if self.tombs.len() > 2 * self.sockets.len() + TOMBS_LEAST {
-            let sockets = &self.sockets;
-            self.tombs.retain(|(at, id)| sockets.get(id).is_some_and(|s| s.closed_at == Some(*at)));
+            self.clear_tombs();
         }
     }
 

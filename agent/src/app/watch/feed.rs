@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::attribute::{Attribution, Names};
 use crate::config::WatchConfig;
-use crate::model::{Event, Flow, Hook, Lost};
+use crate::model::{Event, Flow, Hook, Lost, Reset};
 use crate::source::cgroup2;
 use crate::source::diag::KeptDiags;
 use crate::source::ebpf::klog::KernelLog;
@@ -149,6 +149,13 @@ impl Feed {
     /// Appends the events of at most `most` records to `out`; fewer: there are no more for now.
     pub fn take(&mut self, most: usize, out: &mut Vec<Event>) -> usize {
         self.kernel.as_mut().map_or(0, |k| k.take(most, out))
+    }
+
+    /// Takes the memory of a RST back that was told: the next ones are put there.
+    pub fn reuse(&mut self, reset: Box<Reset>) {
+        if let Some(k) = &mut self.kernel {
+            k.reuse(reset);
+        }
     }
 
     /// Counts what nobody has the time to read any more as lost.

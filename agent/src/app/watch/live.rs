@@ -41,6 +41,16 @@ const _: () = assert!(LOOK_AT + AT_ONCE <= KEPT_GONE);
 /// After a child or the last target ended: how long its sockets may still have something to say.
 const LAST_WORDS: Duration = Duration::from_millis(30);
 
+/// Events of the source on their way, which stay where they were made: they are long. Empty between calls.
+#[derive(Default)]
+struct Batch {
+    events: Vec<Event>,
+    /// Of each event: how many of `learned` come before it, and whether it is of a target.
+    marks: Vec<(usize, bool)>,
+    /// What became known through them.
+    learned: Vec<Event>,
+}
+
 pub struct Live {
     pub clock: WallClock,
     started: Mono,
@@ -57,8 +67,7 @@ pub struct Live {
     /// Findings opened so far: the engine numbers them.
     opened: u64,
     over: bool,
-    /// Events of the source, and what becomes known through one of them; empty between calls.
-    buffers: (Vec<Event>, Vec<Event>),
+    batch: Batch,
     /// Sockets that changed; memory that is used again.
     changed: Vec<SocketId>,
 }
@@ -90,22 +99,22 @@ impl Live {
             pids_revision: 0,
             opened: 0,
             over: false,
-            buffers: Default::default(),
+            batch: Batch::default(),
             changed: Vec::new(),
         })
     }
 
     /// One event, complete: into the state, then to the outlets.
-    pub fn take(&mut self, event: &Event, outlets: &mut Outlets) {
-        self.table.apply(event);
+    pub fn take(&mut self, event: &mut Event, outlets: &mut Outlets) {
+        self.table.take(event);
         outlets.event(event, &self.table, &self.clock);
         if let EventKind::Action(a) = &event.kind {
             self.attribution.reread_keepalive(a.socket);
         }
     }
 
-    pub fn take_all(&mut self, events: Vec<Event>, outlets: &mut Outlets) {
-        for event in &events {
+    pub fn take_all(&mut self, mut events: Vec<Event>, outlets: &mut Outlets) {
+        for event in &mut events {
             self.take(event, outlets);
         }
         self.diagnose(outlets);
@@ -118,28 +127,31 @@ impl Live {
         let mut taken = 0;
         let mut looks = CLOSING_LOOKS;
         loop {
-            let (mut events, mut complete) = std::mem::take(&mut self.buffers);
-            let n = feed.take(AT_ONCE, &mut events);
+            let mut batch = std::mem::take(&mut self.batch);
+            let n = feed.take(AT_ONCE, &mut batch.events);
             for fork in feed.forks() {
-                complete.extend(self.attribution.forked(fork.parent, fork.child, fork.at));
+                batch.learned.extend(self.attribution.forked(fork.parent, fork.child, fork.at));
             }
-            for mut event in events.drain(..) {
+            for event in &mut batch.events {
                 // What becomes known through it comes before it.
-                if !self.attribution.enrich(&mut event, &mut complete) {
-                    continue;
-                }
-                let closing = closing(&event).filter(|_| looks > 0);
-                complete.push(event);
-                if let Some(id) = closing {
+                let ours = self.attribution.enrich(event, &mut batch.learned);
+                batch.marks.push((batch.learned.len(), ours));
+                if ours && let Some(id) = closing(event).filter(|_| looks > 0) {
                     // The idle time at which a server closes is only as exact as what is known of the last data.
                     looks -= 1;
-                    complete.extend(self.attribution.sample_closing(id, Mono::now()));
+                    batch.learned.extend(self.attribution.sample_closing(id, Mono::now()));
                 }
             }
-            for event in complete.drain(..) {
-                self.take(&event, outlets);
+            self.take_batch(&mut batch, outlets);
+            for event in batch.events.drain(..).chain(batch.learned.drain(..)) {
+                match event.kind {
+                    EventKind::Reset(reset) => feed.reuse(reset),
+                    EventKind::Socket(update) => self.attribution.reuse(update),
+                    _ => {}
+                }
             }
-            self.buffers = (events, complete);
+            batch.marks.clear();
+            self.batch = batch;
             if self.table.changed() >= LOOK_AT {
                 self.look(outlets);
             }
@@ -156,7 +168,24 @@ impl Live {
         }
         self.introduce(feed);
         self.diagnose(outlets);
-        outlets.flush();
+        outlets.flush(&self.table, &self.clock);
+    }
+
+    fn take_batch(&mut self, batch: &mut Batch, outlets: &mut Outlets) {
+        let mut learned = batch.learned.iter_mut();
+        let mut told = 0;
+        for (event, (before, ours)) in batch.events.iter_mut().zip(&batch.marks) {
+            for event in learned.by_ref().take(before - told) {
+                self.take(event, outlets);
+            }
+            told = *before;
+            if *ours {
+                self.take(event, outlets);
+            }
+        }
+        for event in learned {
+            self.take(event, outlets);
+        }
     }
 
     /// Once a sample period: what polling brings, exact counts, what was lost, what time alone decides.
@@ -165,8 +194,8 @@ impl Live {
         let found = self.attribution.refresh(now);
         self.introduce(feed);
         self.tell(feed);
-        for event in &found {
-            self.take(event, outlets);
+        for mut event in found {
+            self.take(&mut event, outlets);
         }
         self.sample(feed, outlets);
         self.table.expire(now);
@@ -179,8 +208,8 @@ impl Live {
     /// tcp_info of all sockets, exact counts and losses.
     pub fn sample(&mut self, feed: &mut Feed, outlets: &mut Outlets) {
         let now = Mono::now();
-        for event in self.attribution.sample(now) {
-            self.take(&event, outlets);
+        for mut event in self.attribution.sample(now) {
+            self.take(&mut event, outlets);
         }
         self.count(now, false, feed, outlets);
     }
@@ -189,11 +218,11 @@ impl Live {
     fn count(&mut self, now: Mono, end: bool, feed: &mut Feed, outlets: &mut Outlets) {
         let lost = feed.lost();
         if lost.total() > 0 {
-            self.take(&Event { at: now, kind: EventKind::Lost(lost) }, outlets);
+            self.take(&mut Event { at: now, kind: EventKind::Lost(lost) }, outlets);
         }
-        for event in feed.sweep(end) {
+        for mut event in feed.sweep(end) {
             if self.is_news(&event) {
-                self.take(&event, outlets);
+                self.take(&mut event, outlets);
             }
         }
         if let Some(t) = feed.totals() {
@@ -241,7 +270,7 @@ impl Live {
         let now = Mono::now();
         for limits in outlets.learner.take_news() {
             // Before the rules look: their advice counts on what is known.
-            self.take(&Event { at: now, kind: EventKind::Limits(Box::new(limits)) }, outlets);
+            self.take(&mut Event { at: now, kind: EventKind::Limits(Box::new(limits)) }, outlets);
         }
         self.engine.look(now, &self.table, &changed);
         self.changed = changed;
@@ -252,8 +281,7 @@ impl Live {
         let now = Mono::now();
         for finding in self.engine.tell(now, &self.table) {
             self.opened = self.opened.max(finding.id);
-            let event = Event { at: now, kind: EventKind::Finding(Box::new(finding)) };
-            self.take(&event, outlets);
+            self.take(&mut Event { at: now, kind: EventKind::Finding(Box::new(finding)) }, outlets);
         }
     }
 
@@ -277,7 +305,7 @@ impl Live {
         let mut totals = self.table.totals();
         totals.findings = self.opened;
         let end = End { reason: reason.into(), duration: now.since(self.started), totals };
-        self.take(&Event { at: now, kind: EventKind::End(Box::new(end)) }, outlets);
+        self.take(&mut Event { at: now, kind: EventKind::End(Box::new(end)) }, outlets);
     }
 
     pub fn snapshot(&self) -> Snapshot {

@@ -65,10 +65,10 @@ async fn watch(mut config: WatchConfig) -> Result<u8> {
     let session = session(&config, &feed, &mut attribution, started);
     attribution.keep_diags(&diags);
     let mut live = Live::new(&config, attribution, diags, clock, started)?;
-    live.take(&Event { at: started, kind: EventKind::Session(Box::new(session)) }, &mut outlets);
+    live.take(&mut Event { at: started, kind: EventKind::Session(Box::new(session)) }, &mut outlets);
     live.take_all(first, &mut outlets);
     live.sample(&mut feed, &mut outlets);
-    outlets.flush();
+    outlets.flush(live.table(), &live.clock);
 
     release_memory();
     let mut screen = if config.screen { Some(Screen::enter(&live)?) } else { None };
@@ -196,7 +196,7 @@ async fn looped(
                 ready?;
                 live.take_live(feed, outlets);
             }
-            _ = tokio::time::sleep(STALL_PAUSE), if !fetch => outlets.flush(),
+            _ = tokio::time::sleep(STALL_PAUSE), if !fetch => outlets.flush(live.table(), &live.clock),
         }
         match outlets.trouble() {
             // Whoever read our output has enough: not an error.

@@ -88,6 +88,14 @@ impl Outlets {
         {
             self.trouble = Some(e);
         }
+        if !self.alerts.is_idle() || self.report.is_some() {
+            self.pass_on(event, table, clock);
+        }
+    }
+
+    /// To alerts and the report for a person, of which most watches have none.
+    #[inline(never)]
+    fn pass_on(&mut self, event: &Event, table: &Table, clock: &WallClock) {
         match &event.kind {
             EventKind::Finding(f) => self.alerts.finding(event.at, clock, f),
             EventKind::Reset(r) if r.direction == ResetDirection::Received => {
@@ -111,7 +119,7 @@ impl Outlets {
             }
             // A handshake that ended without a RST: the connection failed all the same.
             EventKind::State(c) if c.from == TcpState::SynSent && c.to == TcpState::Close => {
-                if let Some(s) = self.alerted(c.socket, table).filter(|s| s.last_reset.is_none()) {
+                if let Some(s) = self.alerted(c.socket, table).filter(|s| s.last_reset.get().is_none()) {
                     self.failure(event, s, clock);
                 }
             }
@@ -145,7 +153,7 @@ impl Outlets {
     }
 
     pub fn tick(&mut self, now: Mono, live: &mut Live) {
-        self.flush();
+        self.flush(live.table(), &live.clock);
         for note in self.notes.drain(..) {
             live.note(note);
         }
@@ -171,8 +179,8 @@ impl Outlets {
     }
 
     /// Sends what is recorded so far.
-    pub fn flush(&mut self) {
-        if let Some(Err(e)) = self.recorder.as_mut().map(Recorder::flush) {
+    pub fn flush(&mut self, table: &Table, clock: &WallClock) {
+        if let Some(Err(e)) = self.recorder.as_mut().map(|r| r.flush(table, clock)) {
             self.trouble = Some(e);
         }
     }

@@ -145,7 +145,7 @@ fn record_in_parts(path: &std::path::Path, max_files: Option<u32>) {
     for e in &events {
         table.apply(e);
         recorder.write(e, &table, &samples::clock()).unwrap();
-        recorder.flush().unwrap();
+        recorder.flush(&table, &samples::clock()).unwrap();
     }
     recorder.finish().unwrap();
 }

@@ -157,7 +157,6 @@ fn no_planted_secret_is_in_any_output() {
             }
             EventKind::Retransmit(r) => r.flow = Some(flow),
             EventKind::Reset(r) => {
-                let r = crate::model::Shared::make_mut(r);
                 r.flow = Some(flow);
                 r.origin_why = sentence.into();
                 r.kernel_reason = Some(sentence.into());

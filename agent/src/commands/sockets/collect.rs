@@ -268,7 +268,7 @@ impl Collector {
         if held.is_empty() && !self.all {
             return None;
         }
-        if !self.names.matches(socket.flow.remote) {
+        if !self.names.matches(&socket.flow.remote) {
             return None;
         }
         let first = held.first().copied();
@@ -287,7 +287,7 @@ impl Collector {
         self.forecast.orphan = socket.is_orphan();
         self.forecast.first_rto = None;
         let gives_up_in = self.forecast.gives_up_in(socket.state, &socket.tcp, &namespace.sysctls, self.now);
-        let remote_name = self.names.name_of(socket.flow.remote);
+        let remote_name = self.names.name_of(&socket.flow.remote);
         Some(Row { socket, netns: namespace.inode, owners, direction, keepalive, remote_name, gives_up_in })
     }
 

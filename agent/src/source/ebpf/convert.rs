@@ -1,20 +1,22 @@
 //! Decoded records to the program's own events: units, absences, and who may be called an owner.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use agent_common::{ABSENT, Offsets, Record, SockStats, TcpDetail as RawDetail, flag, kind, retransmit};
 
+use foldhash::fast::RandomState;
+
 use super::decode::Decoded;
 use crate::model::{
     Counters, Event, EventKind, Family, Flow, Mono, PacketFacts, Reset, ResetDirection, ResetOrigin, Retransmit,
-    RetransmitKind, Shared, SocketId, SocketUpdate, StateChange, TcpDetail, TcpState,
+    RetransmitKind, SocketId, SocketUpdate, StateChange, TcpDetail, TcpState,
 };
 
-/// What events begin as, so that each part is then written where it stays: they are long, and copying what was just put
-/// together from small parts makes the processor wait for the slowest of them.
+/// What a change of state begins as, so that each part is then written where it stays: to copy what was just put together
+/// from small parts makes the processor wait.
 const NO_CHANGE: StateChange = StateChange {
     socket: None,
     flow: None,
@@ -26,23 +28,8 @@ const NO_CHANGE: StateChange = StateChange {
     last: false,
 };
 
-#[inline]
-fn no_reset() -> Reset {
-    Reset {
-        socket: None,
-        flow: None,
-        netns: None,
-        pid: None,
-        direction: ResetDirection::Received,
-        origin: ResetOrigin::Unknown,
-        origin_why: Cow::Borrowed(""),
-        state: None,
-        idle_before: None,
-        kernel_reason: None,
-        packet: PacketFacts::default(),
-        detail: TcpDetail::default(),
-    }
-}
+/// RSTs whose memory is kept for the next ones: as many as are on their way at once.
+const SPARE: usize = 64;
 
 /// TCP header flag.
 const ACK: u8 = 0x10;
@@ -55,7 +42,9 @@ pub struct Converter {
     /// Nanoseconds of one jiffy.
     pub tick_ns: u64,
     /// Reset reasons by number.
-    pub reasons: BTreeMap<u32, &'static str>,
+    pub reasons: HashMap<u32, &'static str, RandomState>,
+    /// Memory that is used again.
+    pub spare: Vec<Box<Reset>>,
 }
 
 /// A child of a `--tree` target.
@@ -70,26 +59,21 @@ impl Converter {
     /// Appends what one record says; nothing for a kind that tracing does not write, or a state that no kernel we know
     /// has. `socket` is the record's cookie, or what the caller joined it to.
     ///
-    /// Each kind is appended where it is made: an event is long, and to hand it through an enum moves it twice.
-    pub fn convert(&self, d: Decoded<'_>, socket: Option<SocketId>, events: &mut Vec<Event>, forks: &mut Vec<Fork>) {
+    /// Each kind is appended where it is made, by a function of its own: an event is long, and where several kinds are put
+    /// together in one place the compiler moves it once more.
+    pub fn convert(
+        &mut self,
+        d: Decoded<'_>,
+        socket: Option<SocketId>,
+        events: &mut Vec<Event>,
+        forks: &mut Vec<Fork>,
+    ) {
         let r = d.record;
         let at = Mono(r.ts);
         match r.kind {
-            kind::RETRANSMIT | kind::RETRANSMIT_SYNACK => events.push(Event { at, kind: self.retransmit(d, socket) }),
-            kind::RECEIVE_RESET | kind::SEND_RESET => events.push(Event { at, kind: self.reset(d, socket) }),
-            kind::STATE => {
-                let (from, to) = (TcpState::from_kernel(r.state), TcpState::from_kernel(r.new_state));
-                let (Some(from), Some(to)) = (from, to) else { return };
-                events.push(Event { at, kind: EventKind::State(NO_CHANGE) });
-                let Some(Event { kind: EventKind::State(c), .. }) = events.last_mut() else { return };
-                c.socket = socket;
-                c.flow = flow(r);
-                c.netns = netns(r);
-                c.family = family(r);
-                (c.from, c.to) = (from, to);
-                c.pid = (r.flags & flag::PID_IS_OWNER != 0 && r.pid != 0).then_some(r.pid);
-                c.last = r.flags & flag::LAST != 0;
-            }
+            kind::RETRANSMIT | kind::RETRANSMIT_SYNACK => self.retransmit(d, socket, events),
+            kind::RECEIVE_RESET | kind::SEND_RESET => self.reset(d, socket, events),
+            kind::STATE => state(r, socket, events),
             kind::DESTROY if socket.is_some() => {
                 let update = SocketUpdate {
                     id: socket,
@@ -105,13 +89,14 @@ impl Converter {
         }
     }
 
-    fn retransmit(&self, d: Decoded<'_>, socket: Option<SocketId>) -> EventKind {
+    #[inline(never)]
+    fn retransmit(&self, d: Decoded<'_>, socket: Option<SocketId>, events: &mut Vec<Event>) {
         let r = d.record;
         let mut detail = TcpDetail::default();
         if let Some(raw) = d.detail {
             self.detail(r, raw, &mut detail);
         }
-        EventKind::Retransmit(Box::new(Retransmit {
+        let retransmit = Retransmit {
             socket,
             flow: flow(r),
             netns: netns(r),
@@ -121,27 +106,56 @@ impl Converter {
             segments: r.aux,
             detail,
             gives_up_in: None,
-        }))
+        };
+        events.push(Event { at: Mono(r.ts), kind: EventKind::Retransmit(Box::new(retransmit)) });
     }
 
-    fn reset(&self, d: Decoded<'_>, socket: Option<SocketId>) -> EventKind {
+    #[inline(never)]
+    fn reset(&mut self, d: Decoded<'_>, id: Option<SocketId>, events: &mut Vec<Event>) {
         let r = d.record;
-        let mut reset = Shared::new(no_reset());
-        if let Some(x) = Shared::get_mut(&mut reset) {
-            x.socket = socket;
-            x.flow = flow(r);
-            x.netns = netns(r);
-            if r.kind == kind::SEND_RESET {
-                (x.direction, x.origin) = (ResetDirection::Sent, ResetOrigin::Local);
+        let mut reset = self.spare.pop().unwrap_or_else(|| Box::new(Reset::NONE));
+        // Whatever was there before is written over.
+        let Reset {
+            socket,
+            flow: ends,
+            netns: namespace,
+            pid,
+            direction,
+            origin,
+            origin_why,
+            state,
+            idle_before,
+            kernel_reason,
+            packet: facts,
+            detail,
+        } = &mut *reset;
+        *socket = id;
+        *ends = flow(r);
+        *namespace = netns(r);
+        *pid = None;
+        (*direction, *origin) = match r.kind {
+            kind::SEND_RESET => (ResetDirection::Sent, ResetOrigin::Local),
+            _ => (ResetDirection::Received, ResetOrigin::Unknown),
+        };
+        *origin_why = Cow::Borrowed("");
+        *state = TcpState::from_kernel(r.state);
+        *idle_before = None;
+        *kernel_reason = self.reason(r);
+        match d.detail {
+            Some(raw) => {
+                packet(r, raw, facts);
+                self.detail(r, raw, detail);
             }
-            x.state = TcpState::from_kernel(r.state);
-            x.kernel_reason = self.reason(r);
-            if let Some(raw) = d.detail {
-                x.packet = packet(r, raw);
-                self.detail(r, raw, &mut x.detail);
-            }
+            None => (*facts, *detail) = (PacketFacts::NONE, TcpDetail::NONE),
         }
-        EventKind::Reset(reset)
+        events.push(Event { at: Mono(r.ts), kind: EventKind::Reset(reset) });
+    }
+
+    /// Takes the memory of a RST back that nobody needs any more.
+    pub fn reuse(&mut self, reset: Box<Reset>) {
+        if self.spare.len() < SPARE {
+            self.spare.push(reset);
+        }
     }
 
     /// The reason's name in the running kernel; a number it has no name for as that number.
@@ -165,7 +179,7 @@ impl Converter {
         Some(if ticks > i32::MAX as u32 { Duration::ZERO } else { self.jiffies(ticks) })
     }
 
-    /// `d` is empty so far.
+    /// Writes all of `d`.
     fn detail(&self, r: &Record, x: &RawDetail, d: &mut TcpDetail) {
         let (o, now) = (&self.offsets, r.jiffies);
         let has = |members: &[u32]| !members.contains(&ABSENT);
@@ -198,6 +212,21 @@ impl Converter {
         };
         d.probes = has(&[o.icsk_probes_out]).then_some(x.probes_out);
     }
+}
+
+#[inline(never)]
+fn state(r: &Record, socket: Option<SocketId>, events: &mut Vec<Event>) {
+    let (from, to) = (TcpState::from_kernel(r.state), TcpState::from_kernel(r.new_state));
+    let (Some(from), Some(to)) = (from, to) else { return };
+    events.push(Event { at: Mono(r.ts), kind: EventKind::State(NO_CHANGE) });
+    let Some(Event { kind: EventKind::State(c), .. }) = events.last_mut() else { return };
+    c.socket = socket;
+    c.flow = flow(r);
+    c.netns = netns(r);
+    c.family = family(r);
+    (c.from, c.to) = (from, to);
+    c.pid = (r.flags & flag::PID_IS_OWNER != 0 && r.pid != 0).then_some(r.pid);
+    c.last = r.flags & flag::LAST != 0;
 }
 
 /// Bytes from one sequence number to a later one; 0 if it is not later (a socket that was reset).
@@ -264,25 +293,25 @@ fn netns(r: &Record) -> Option<u32> {
     (r.netns != 0).then_some(r.netns)
 }
 
-fn packet(r: &Record, x: &RawDetail) -> PacketFacts {
+/// Writes all of `p`.
+fn packet(r: &Record, x: &RawDetail, p: &mut PacketFacts) {
     if r.flags & flag::HAS_PACKET == 0 {
-        return PacketFacts::default();
+        *p = PacketFacts::NONE;
+        return;
     }
     let nonzero = |v: u8| (v != 0).then_some(v);
     // IPv6 has no IP ID.
     let v4 = ip(&r.daddr).is_ipv4();
     // A RST that answers a SYN is judged by its acknowledgement: there is no RCV.NXT yet.
     let handshake = TcpState::from_kernel(r.state) == Some(TcpState::SynSent);
-    PacketFacts {
-        ttl: nonzero(x.ttl),
-        flow_ttl: nonzero(x.flow_ttl),
-        flow_ttl_max: nonzero(x.flow_ttl_max),
-        ip_id: v4.then_some(x.ip_id),
-        flow_ip_id: (v4 && x.flow_ttl != 0).then_some(x.flow_ip_id),
-        seq_expected: (!handshake).then_some(x.seq == x.rcv_nxt),
-        with_ack: Some(x.tcp_flags & ACK != 0),
-        window: Some(x.window),
-    }
+    p.ttl = nonzero(x.ttl);
+    p.flow_ttl = nonzero(x.flow_ttl);
+    p.flow_ttl_max = nonzero(x.flow_ttl_max);
+    p.ip_id = v4.then_some(x.ip_id);
+    p.flow_ip_id = (v4 && x.flow_ttl != 0).then_some(x.flow_ip_id);
+    p.seq_expected = (!handshake).then_some(x.seq == x.rcv_nxt);
+    p.with_ack = Some(x.tcp_flags & ACK != 0);
+    p.window = Some(x.window);
 }
 
 #[cfg(test)]

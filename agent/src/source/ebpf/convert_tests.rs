@@ -9,7 +9,8 @@ fn converter() -> Converter {
     Converter {
         offsets: Offsets::from_slice(&offsets).unwrap(),
         tick_ns: 4_000_000,
-        reasons: [(14, "TCP_STATE")].into(),
+        reasons: [(14, "TCP_STATE")].into_iter().collect(),
+        spare: Vec::new(),
     }
 }
 

@@ -1,11 +1,12 @@
 //! From options to attached programs.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use agent_common::{Offsets, Settings};
 use anyhow::Result;
 use aya::{Btf, Ebpf, EbpfLoader};
+use foldhash::fast::RandomState;
 
 use super::attach;
 use super::backend::{Backend, Facts};
@@ -95,7 +96,7 @@ impl Types {
 
     /// Reset reasons by number. They live as long as the program: a few KiB, made once, so that every reset and what is
     /// kept of it can name its reason without counting who else does.
-    pub fn reset_reasons(&self) -> BTreeMap<u32, &'static str> {
+    pub fn reset_reasons(&self) -> HashMap<u32, &'static str, RandomState> {
         let names = match self {
             Self::Btf(t, _) => &t.reset_reasons,
             Self::Classic(t) => &t.reset_reasons,

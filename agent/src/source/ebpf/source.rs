@@ -22,7 +22,7 @@ use super::ring::Ring;
 use super::sys::recursion_misses;
 use super::tables::Tables;
 use crate::model::BackendChoice;
-use crate::model::{Counters, DestPrefix, Event, EventKind, Flow, Hook, Lost, Mono, SocketId, SocketUpdate};
+use crate::model::{Counters, DestPrefix, Event, EventKind, Flow, Hook, Lost, Mono, Reset, SocketId, SocketUpdate};
 
 /// How long after the last record the ring is looked at again: longer than the window in which the kernel does not
 /// wake, so that no record is left lying.
@@ -140,7 +140,12 @@ impl EbpfSource {
         Ok(Loaded::Source(Box::new(Self {
             ring,
             tables,
-            converter: Converter { offsets: types.offsets(), tick_ns: tick_ns(), reasons: types.reset_reasons() },
+            converter: Converter {
+                offsets: types.offsets(),
+                tick_ns: tick_ns(),
+                reasons: types.reset_reasons(),
+                spare: Vec::new(),
+            },
             backend: types.backend(),
             by_address: types.backend() == Backend::Tracepoint || !loaded.cookie_helper,
             ebpf: loaded.ebpf,
@@ -241,6 +246,11 @@ impl EbpfSource {
             self.look_until = Some(Instant::now() + POLL);
         }
         taken
+    }
+
+    /// Takes the memory of an event back that nobody needs any more.
+    pub fn reuse(&mut self, reset: Box<Reset>) {
+        self.converter.reuse(reset);
     }
 
     /// Gives up what is still in the ring, counted as lost: for the end, when there is no time left to tell it. Not more

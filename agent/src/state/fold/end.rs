@@ -1,15 +1,17 @@
 //! A reset, and what the agent itself did to the socket.
 
+use std::borrow::Cow;
+
 use super::heard::detail;
-use super::lifecycle::better;
+use super::lifecycle::improve;
 use crate::model::{
-    ActionKind, ActionRecord, ActionResult, Keepalive, Mono, Reset, ResetDirection, ResetOrigin, SetBy, Shared,
+    ActionKind, ActionRecord, ActionResult, Keepalive, Mono, Reset, ResetDirection, ResetOrigin, SetBy,
 };
 use crate::state::history::Happening;
 use crate::state::socket::Socket;
 
-pub(in crate::state) fn reset(s: &mut Socket, at: Mono, r: &Shared<Reset>) {
-    s.flow = better(r.flow, s.flow);
+pub(in crate::state) fn reset(s: &mut Socket, at: Mono, r: &Reset) {
+    improve(&mut s.flow, &r.flow);
     s.netns = r.netns.or(s.netns);
     detail(s, at, &r.detail);
     let origin = match r.direction {
@@ -23,15 +25,18 @@ pub(in crate::state) fn reset(s: &mut Socket, at: Mono, r: &Shared<Reset>) {
         }
     };
     if s.last_reset_at.is_none() || r.direction == ResetDirection::Received {
-        let mut reset = r.clone();
-        if r.state.is_none() {
-            // The classic tracepoints do not tell the state; it changes only after a received RST.
-            Shared::make_mut(&mut reset).state = s.state;
-        }
-        s.last_reset = Some(reset);
+        let last = s.last_reset.put(r);
+        // The classic tracepoints do not tell the state; it changes only after a received RST.
+        last.state = r.state.or(s.state);
         s.last_reset_at = Some(at);
     }
-    s.note(at, Happening::Reset(r.direction, origin, r.kernel_reason.clone()));
+    match &r.kernel_reason {
+        Some(Cow::Owned(reason)) => {
+            s.history.note_words(at, Happening::Reset(r.direction, origin, None), reason.as_str().into());
+        }
+        Some(Cow::Borrowed(name)) => s.note(at, Happening::Reset(r.direction, origin, Some(name))),
+        None => s.note(at, Happening::Reset(r.direction, origin, None)),
+    }
 }
 
 pub(in crate::state) fn action(s: &mut Socket, at: Mono, a: &ActionRecord) {
@@ -69,5 +74,5 @@ pub(in crate::state) fn action(s: &mut Socket, at: Mono, a: &ActionRecord) {
     if let Some(why) = a.error.as_ref().or(a.note.as_ref()) {
         text.push_str(&format!(" ({why})"));
     }
-    s.note(at, Happening::Action(text.into()));
+    s.history.note_words(at, Happening::Action, text.into());
 }

@@ -5,11 +5,12 @@ use crate::model::{Direction, Flow, Mono, Owner, SetBy, SocketUpdate, StateChang
 use crate::state::history::Happening;
 use crate::state::socket::Socket;
 
-pub(in crate::state) fn update(s: &mut Socket, at: Mono, u: &SocketUpdate) {
+/// Moves owners and name out of `u`.
+pub(in crate::state) fn update(s: &mut Socket, at: Mono, u: &mut SocketUpdate) {
     s.family = u.family.or(s.family);
-    s.flow = better(u.flow, s.flow);
+    improve(&mut s.flow, &u.flow);
     if u.remote_name.is_some() {
-        s.remote_name.clone_from(&u.remote_name);
+        s.remote_name = u.remote_name.take();
     }
     s.netns = u.netns.or(s.netns);
     s.direction = u.direction.or(s.direction);
@@ -20,10 +21,8 @@ pub(in crate::state) fn update(s: &mut Socket, at: Mono, u: &SocketUpdate) {
         }
         s.opened = Some(opened);
     }
-    if let Some(owners) = &u.owners
-        && !owners.is_empty()
-    {
-        s.owners.clone_from(owners);
+    if let Some(owners) = u.owners.take_if(|owners| !owners.is_empty()) {
+        s.owners = owners;
         s.orphaned = false;
     }
     if let Some(state) = u.state
@@ -114,7 +113,7 @@ fn fin_received(s: &mut Socket, at: Mono, seen: bool) {
 }
 
 pub(in crate::state) fn state(s: &mut Socket, at: Mono, c: &StateChange) {
-    s.flow = better(c.flow, s.flow);
+    improve(&mut s.flow, &c.flow);
     s.netns = c.netns.or(s.netns);
     if c.to == TcpState::SynSent && s.opened.is_none() {
         s.opened = Some(at);
@@ -155,11 +154,12 @@ pub(in crate::state) fn owner_exit(s: &mut Socket, pid: u32) {
     }
 }
 
-/// The newer ends of a connection, unless they say less: the kernel takes the local port away from a socket that it
-/// closes, and has not given one yet when the SYN state begins.
-pub(super) fn better(new: Option<Flow>, old: Option<Flow>) -> Option<Flow> {
-    match (new, old) {
-        (Some(n), Some(o)) if (n.local.port() == 0 && o.local.port() != 0) || n.remote.port() == 0 => Some(o),
-        (n, o) => n.or(o),
+/// Takes in the newer ends of a connection, unless they say less: the kernel takes the local port away from a socket that
+/// it closes, and has not given one yet when the SYN state begins.
+pub(super) fn improve(known: &mut Option<Flow>, new: &Option<Flow>) {
+    let Some(n) = new else { return };
+    let less = known.as_ref().is_some_and(|k| (n.local.port() == 0 && k.local.port() != 0) || n.remote.port() == 0);
+    if !less {
+        *known = *new;
     }
 }

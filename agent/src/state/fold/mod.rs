@@ -25,7 +25,7 @@ mod tests {
         let found = Mono::from_secs_f64(1_000.0);
         for state in [TcpState::Established, TcpState::CloseWait] {
             let mut s = Socket::new(SocketId(1), found);
-            update(&mut s, found, &SocketUpdate { state: Some(state), ..SocketUpdate::default() });
+            update(&mut s, found, &mut SocketUpdate { state: Some(state), ..SocketUpdate::default() });
             let tcp = TcpMetrics {
                 last_sent_ms: Some(302_000),
                 last_received_ms: Some(301_000),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::heard::{JIFFIES_SLACK, detail};
-use super::lifecycle::better;
+use super::lifecycle::improve;
 use crate::model::{Mono, Retransmit, RetransmitKind, TcpDetail};
 use crate::state::history::{Happening, HistoryKind, Retransmitted};
 use crate::state::socket::Socket;
@@ -29,7 +29,7 @@ fn tail_loss_timer(d: &TcpDetail) -> Option<Duration> {
 }
 
 pub(in crate::state) fn retransmit(s: &mut Socket, at: Mono, r: &Retransmit) {
-    s.flow = better(r.flow, s.flow);
+    improve(&mut s.flow, &r.flow);
     s.netns = r.netns.or(s.netns);
     if s.state.is_none() {
         s.state = r.state;

@@ -67,8 +67,6 @@ pub struct Recorder {
     remembered: HashMap<SocketId, Remembered, CookieHash>,
     last_flush: Mono,
     last_event: Mono,
-    wall: Option<WallClock>,
-    totals: Totals,
     /// Lines that a stalled reader of standard output cost since the last `lost` line.
     dropped: u64,
     dropped_total: u64,
@@ -96,8 +94,6 @@ impl Recorder {
             remembered: HashMap::default(),
             last_flush: Mono(0),
             last_event: Mono(0),
-            wall: None,
-            totals: Totals::default(),
             dropped: 0,
             dropped_total: 0,
         })
@@ -113,14 +109,10 @@ impl Recorder {
             return Ok(());
         }
         self.last_event = self.last_event.max(event.at);
-        self.wall = Some(*clock);
-        self.totals = table.totals();
-        self.make_room(event, clock)?;
+        if self.dropped > 0 || self.options.max_bytes.is_some() {
+            self.make_room(event, clock)?;
+        }
         match &event.kind {
-            EventKind::Session(_) => {
-                self.session = Some(event.clone());
-                self.line(event, clock);
-            }
             EventKind::Socket(update) => self.socket(event, update, table, clock),
             EventKind::Sample(sample) => {
                 if self.sample_is_new(event.at, sample) {
@@ -155,37 +147,38 @@ impl Recorder {
                 self.introduce(r.socket, event.at, table, clock);
                 self.hot(event, clock);
             }
-            EventKind::End(_) => {
-                self.final_sockets(event.at, table, clock);
-                self.line(event, clock);
-            }
-            EventKind::Exit { .. }
-            | EventKind::Finding(_)
-            | EventKind::Action(_)
-            | EventKind::Limits(_)
-            | EventKind::Lost(_) => {
-                self.line(event, clock);
-            }
+            _ => self.rare(event, table, clock),
         }
         if self.buffer.len() >= BATCH_BYTES || event.at.since(self.last_flush) >= FLUSH_EVERY {
             self.last_flush = event.at;
-            self.flush()?;
+            self.flush(table, clock)?;
         }
         Ok(())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn rare(&mut self, event: &Event, table: &Table, clock: &WallClock) {
+        match &event.kind {
+            EventKind::Session(_) => self.session = Some(event.clone()),
+            EventKind::End(_) => self.final_sockets(event.at, table, clock),
+            _ => {}
+        }
+        self.line(event, clock);
     }
 
     /// Sends what is buffered. To be called at least once a second; for standard output after each batch of events.
     ///
     /// # Errors
     /// As [`Self::write`].
-    pub fn flush(&mut self) -> Result<(), RecordError> {
+    pub fn flush(&mut self, table: &Table, clock: &WallClock) -> Result<(), RecordError> {
         let Some(sink) = &mut self.sink else { return Ok(()) };
         if self.buffer.is_empty() {
             return Ok(());
         }
         match sink.take(&mut self.buffer) {
             Ok(()) => Ok(()),
-            Err(e) => Err(self.fail(e)),
+            Err(e) => Err(self.fail(e, table.totals(), clock)),
         }
     }
 
@@ -252,8 +245,15 @@ impl Recorder {
     /// In a continued file, a socket's own line before its first event: each part can be read alone.
     #[inline]
     fn introduce(&mut self, id: Option<SocketId>, at: Mono, table: &Table, clock: &WallClock) {
-        if self.part > 0
-            && let Some(id) = id
+        if self.part > 0 {
+            self.introduce_again(id, at, table, clock);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn introduce_again(&mut self, id: Option<SocketId>, at: Mono, table: &Table, clock: &WallClock) {
+        if let Some(id) = id
             && self.remembered.get(&id).is_none_or(|k| k.fingerprint == 0)
             && let Some(socket) = table.get(id)
         {
@@ -310,6 +310,7 @@ impl Recorder {
     }
 
     /// Any line but that of a whole socket.
+    #[inline(never)]
     fn line(&mut self, event: &Event, clock: &WallClock) {
         if self.over_backlog() {
             return;
@@ -359,6 +360,7 @@ impl Recorder {
     }
 
     /// Before a line: says what a stalled reader cost, and moves on to the next file when this one is full.
+    #[inline(never)]
     fn make_room(&mut self, event: &Event, clock: &WallClock) -> Result<(), RecordError> {
         if self.dropped > 0 && self.buffer.len() < STALLED_BYTES {
             let lost = Lost { ring_full: std::mem::take(&mut self.dropped), ..Lost::default() };
@@ -391,20 +393,20 @@ impl Recorder {
     }
 
     /// Closes a recording that cannot be written, with an `end` line where there is room for one.
-    fn fail(&mut self, e: SinkError) -> RecordError {
+    fn fail(&mut self, e: SinkError, totals: Totals, clock: &WallClock) -> RecordError {
         if let (Some(mut sink), RecordError::Failed(why)) = (self.sink.take(), &e.error)
-            && let (Some(session), Some(clock)) = (&self.session, self.wall)
+            && let Some(session) = &self.session
             && !sink.is_compressed()
         {
             let at = self.last_event;
             let duration = at.since(session.at);
-            let end = End { reason: format!("recording failed: {why}"), duration, totals: self.totals };
+            let end = End { reason: format!("recording failed: {why}"), duration, totals };
             let mut event = Event { at, kind: EventKind::End(Box::new(end)) };
             if let Some(r) = &mut self.options.redactor {
                 event = r.event(&event);
             }
             let mut seq = self.seq.saturating_sub(e.unwritten_lines);
-            let cx = LineContext { seq, clock: &clock, socket: None, redacted: false, part: self.part };
+            let cx = LineContext { seq, clock, socket: None, redacted: false, part: self.part };
             let mut last = Vec::new();
             if let Some(line) = Line::new(&event, cx) {
                 push(&mut last, &line, &mut seq);

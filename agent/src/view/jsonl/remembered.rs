@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::net::SocketAddr;
 
-use crate::model::{Direction, Mono, TcpState};
+use crate::model::{Direction, Flow, Mono, TcpState};
 use crate::state::Socket;
 
 /// What the last lines of a socket said, to tell what is new.
@@ -28,13 +28,17 @@ pub(super) fn fingerprint(s: &Socket) -> u64 {
     for o in s.owners.iter() {
         h.write_u64(u64::from(o.pid) << 32 | o.fd.map_or(u64::from(u32::MAX), |fd| fd as u64 & 0xffff_ffff));
         h.write(o.comm.as_bytes());
-        o.program.hash(&mut h);
+        if o.program.is_some() {
+            seldom(&o.program, &mut h);
+        }
     }
-    for end in s.flow.iter().flat_map(|f| [f.local, f.remote]) {
-        match end {
-            // As one number: the hasher works by numbers, whatever their size.
-            SocketAddr::V4(a) => h.write_u64(u64::from(a.ip().to_bits()) << 16 | u64::from(a.port())),
-            SocketAddr::V6(_) => end.hash(&mut h),
+    if let Some(Flow { local, remote }) = &s.flow {
+        for end in [local, remote] {
+            match end {
+                // As one number: the hasher works by numbers, whatever their size.
+                SocketAddr::V4(a) => h.write_u64(u64::from(a.ip().to_bits()) << 16 | u64::from(a.port())),
+                SocketAddr::V6(_) => seldom(end, &mut h),
+            }
         }
     }
     let direction = s.direction.map_or(0, |d| 1 + u64::from(d == Direction::Incoming));
@@ -42,18 +46,24 @@ pub(super) fn fingerprint(s: &Socket) -> u64 {
     h.write_u64(s.netns.map_or(1 << 32, u64::from) | direction << 40 | mptcp << 48 | u64::from(s.orphaned) << 56);
     h.write_u64(s.opened.map_or(u64::MAX, |at| at.0));
     if s.keepalive.is_some() {
-        s.keepalive.hash(&mut h);
+        seldom(&s.keepalive, &mut h);
     }
     if s.remote_name.is_some() {
-        s.remote_name.hash(&mut h);
+        seldom(&s.remote_name, &mut h);
     }
     h.finish() | 1
+}
+
+/// What sockets of a storm do not have: out of the way of what they have.
+#[inline(never)]
+fn seldom(value: &impl Hash, h: &mut impl Hasher) {
+    value.hash(h);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Flow, Keepalive, Owner, SocketId};
+    use crate::model::{Keepalive, Owner, SocketId};
 
     #[test]
     fn whatever_a_line_would_say_anew_changes_the_fingerprint() {

@@ -20,7 +20,7 @@ use crate::model::{
     ActionRecord, Event, EventKind, Finding, Flow, Hook, IdleLimits, Owner, Owners, Reset, Session, Shared,
     SocketUpdate, Targets,
 };
-use crate::state::{Happening, Snapshot, Socket};
+use crate::state::{Snapshot, Socket};
 
 /// Names remembered of each kind; beyond it all share one pseudonym.
 const MAX_NAMES: usize = 20_000;
@@ -224,7 +224,7 @@ impl Redactor {
                 r.flow = self.flow(r.flow);
                 EventKind::Retransmit(r)
             }
-            EventKind::Reset(r) => EventKind::Reset(Shared::new(self.reset(r))),
+            EventKind::Reset(r) => EventKind::Reset(Box::new(self.reset(r))),
             EventKind::Sample(_) | EventKind::Exit { .. } | EventKind::Lost(_) => event.kind.clone(),
             EventKind::Finding(f) => EventKind::Finding(Box::new(self.finding(f))),
             EventKind::Action(a) => EventKind::Action(Box::new(self.action(a))),
@@ -346,13 +346,12 @@ impl Redactor {
         let sockets = (sockets.into_iter().zip(&s.sockets))
             .map(|(mut new, old)| {
                 new.history.clone_from(&old.history);
-                for h in &mut new.history {
-                    // The others are words and numbers of ours.
-                    if let Happening::Action(text) | Happening::Finding(text) = &mut h.what {
-                        *text = self.text(text).into();
-                    }
+                for words in new.history.words_mut() {
+                    *words = self.text(words).into();
                 }
-                new.last_reset = old.last_reset.as_ref().map(|r| Shared::new(self.reset(r)));
+                if let Some(r) = old.last_reset.get() {
+                    new.last_reset.put(&self.reset(r));
+                }
                 Shared::new(new)
             })
             .collect();
@@ -369,7 +368,7 @@ impl Redactor {
     pub fn socket(&mut self, s: &Socket) -> Socket {
         let mut new = s.clone();
         new.history.clear();
-        new.last_reset = None;
+        new.last_reset.clear();
         new.remote_name = self.named(&s.remote_name, s.flow);
         new.flow = self.flow(s.flow);
         new.owners = self.owners(&s.owners);

@@ -97,8 +97,7 @@ proptest::proptest! {
                     }].into());
                 }
                 EventKind::Reset(r) => {
-                    let r = crate::model::Shared::make_mut(r);
-                    r.origin_why = sentence.clone().into();
+                                        r.origin_why = sentence.clone().into();
                     r.kernel_reason = Some(sentence.clone().into());
                 }
                 EventKind::Finding(f) => {

@@ -73,7 +73,7 @@ fn body(r: &Report) -> Markup {
         @if let Some(s) = r.worst() {
             section {
                 h2 { "Timeline of " (s.destination()) " (socket " (s.id) "), UTC" }
-                @if s.history_dropped > 0 { p.note { (s.history_dropped) " older entries are not kept." } }
+                @if s.history.dropped > 0 { p.note { (s.history.dropped) " older entries are not kept." } }
                 ol.timeline { @for h in super::parts::timeline(s) { li { time { (r.time(h.at)) } " " (h.text()) } } }
             }
         }

@@ -28,7 +28,7 @@ pub fn json(r: &Report) -> serde_json::Result<String> {
                 .iter()
                 .map(|h| json!({ "time": time(h.at), "kind": format!("{:?}", h.kind()).to_lowercase(), "text": h.text() }))
                 .collect();
-            v["timeline_dropped"] = s.history_dropped.into();
+            v["timeline_dropped"] = s.history.dropped.into();
             v
         })
         .collect();

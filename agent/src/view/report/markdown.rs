@@ -99,8 +99,8 @@ pub fn markdown(r: &Report) -> String {
     let mut folds: Vec<(String, String)> = Vec::new();
     if let Some(s) = r.worst() {
         let mut text = String::from("```\n");
-        if s.history_dropped > 0 {
-            let _ = writeln!(text, "({} older entries are not kept)", s.history_dropped);
+        if s.history.dropped > 0 {
+            let _ = writeln!(text, "({} older entries are not kept)", s.history.dropped);
         }
         for h in super::parts::timeline(s) {
             let _ = writeln!(text, "{}  {}", r.time(h.at), code(&clip(&h.text(), 300)));

@@ -260,9 +260,9 @@ impl Report {
 }
 
 /// A socket's history in order, each finding once: what came of it later stands with the finding.
-pub fn timeline(s: &Socket) -> Vec<&History> {
+pub fn timeline(s: &Socket) -> Vec<History<'_>> {
     let mut told = std::collections::HashSet::new();
-    let mut all: Vec<&History> = (s.history.iter())
+    let mut all: Vec<History<'_>> = (s.history.iter())
         .filter(|h| {
             h.kind() != HistoryKind::Finding || told.insert(h.text().split_whitespace().next().map(str::to_owned))
         })
@@ -339,7 +339,7 @@ fn resets(s: &Socket) -> String {
     let c = &s.counters;
     let mut out = Vec::new();
     if c.resets_received > 0 {
-        let who = match s.last_reset.as_ref().map(|r| r.origin) {
+        let who = match s.last_reset.get().map(|r| r.origin) {
             Some(ResetOrigin::Peer) => " peer",
             Some(ResetOrigin::Middlebox) => " middlebox",
             _ => "",

@@ -114,7 +114,7 @@ fn lifeline(r: &Report, s: &Socket, axis: &Axis, y: f64) -> Markup {
                 text.gap x=(round((axis.x(a) + axis.x(b)) / 2.0)) y=(y - 4.0) text-anchor="middle" { (countdown(b.since(a))) " idle" }
             }
         }
-        @for h in &s.history {
+        @for h in s.history.iter() {
             @if (r.start..=r.snapshot.at).contains(&h.at) {
                 g { title { (r.time(h.at)) " " (h.text()) } (mark(h.kind(), &h.text(), axis.x(h.at), y)) }
             }

@@ -30,8 +30,8 @@ pub fn lines(ui: &UiState, snapshot: &Snapshot, width: u16) -> Vec<Line<'static>
         d.paragraph(3, "", theme.faint(), "Nothing has happened on it since the agent looks.", theme.faint());
     }
     for (i, h) in history.iter().enumerate() {
-        if i == 4 && s.history_dropped > 0 {
-            let left_out = format!("… {} entries left out …", text::count(s.history_dropped));
+        if i == 4 && s.history.dropped > 0 {
+            let left_out = format!("… {} entries left out …", text::count(s.history.dropped));
             d.paragraph(3, "", theme.faint(), &left_out, theme.faint());
         }
         let time = format!("{}  ", snapshot.clock.local_time_ms(h.at));
@@ -126,7 +126,7 @@ fn facts(ui: &UiState, snapshot: &Snapshot, s: &Socket) -> Vec<(&'static str, St
         plain,
     );
     fact("resets", format!("{} received, {} sent", c.resets_received, c.resets_sent), plain);
-    if let Some(r) = &s.last_reset {
+    if let Some(r) = s.last_reset.get() {
         let reason = r.kernel_reason.as_ref().map_or_else(String::new, |k| format!("kernel reason {k}"));
         let parts: Vec<String> =
             [r.origin_why.to_string(), packet(&r.packet), reason].into_iter().filter(|p| !p.is_empty()).collect();

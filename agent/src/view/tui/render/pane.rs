@@ -103,8 +103,8 @@ pub fn owners(s: &Socket) -> String {
 }
 
 /// The history in order of time (a sample tells afterwards when data was sent).
-pub fn history(s: &Socket) -> Vec<&History> {
-    let mut all: Vec<&History> = s.history.iter().collect();
+pub fn history(s: &Socket) -> Vec<History<'_>> {
+    let mut all: Vec<History<'_>> = s.history.iter().collect();
     all.sort_by_key(|h| h.at);
     all
 }
@@ -121,7 +121,7 @@ pub fn style(kind: HistoryKind, theme: Theme) -> Style {
 
 /// One line per entry; a run of retransmits becomes one line. Findings stand below, in full, so they are left out.
 fn story_lines(s: &Socket, clock: WallClock, theme: Theme, width: usize) -> Vec<Line<'static>> {
-    let all: Vec<&History> = history(s).into_iter().filter(|h| h.kind() != HistoryKind::Finding).collect();
+    let all: Vec<History<'_>> = history(s).into_iter().filter(|h| h.kind() != HistoryKind::Finding).collect();
     let mut lines = Vec::new();
     for run in all.chunk_by(|a, b| a.kind() == HistoryKind::Retransmit && b.kind() == HistoryKind::Retransmit) {
         let (Some(first), Some(last)) = (run.first(), run.last()) else { continue };

@@ -233,7 +233,7 @@ pub fn sparkline(s: &Socket, snapshot: &Snapshot) -> String {
 }
 
 fn reset(s: &Socket, narrow: bool, theme: Theme) -> (String, Style) {
-    let Some(r) = &s.last_reset else { return ("-".into(), theme.faint()) };
+    let Some(r) = s.last_reset.get() else { return ("-".into(), theme.faint()) };
     let arrow = match r.direction {
         ResetDirection::Received => "←",
         ResetDirection::Sent => "→",

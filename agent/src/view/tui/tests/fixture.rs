@@ -167,7 +167,7 @@ impl Story {
             },
             detail: TcpDetail::default(),
         };
-        self.event(at, EventKind::Reset(Shared::new(r)));
+        self.event(at, EventKind::Reset(Box::new(r)));
         let change = StateChange {
             socket: Some(id),
             flow: None,
