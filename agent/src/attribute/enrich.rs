@@ -102,7 +102,8 @@ impl Attribution {
             }
         }
         k.remote_name = self.name_for(flow);
-        self.first_sight(k, now, out);
+        let owners = k.owners.clone();
+        self.first_sight(k, owners, now, out);
         true
     }
 
@@ -115,10 +116,11 @@ impl Attribution {
         })
     }
 
-    fn first_sight(&mut self, mut k: Known, now: Mono, out: &mut Vec<Event>) {
+    /// `owners` as in `k`, for its description.
+    fn first_sight(&mut self, mut k: Known, owners: Owners, now: Mono, out: &mut Vec<Event>) {
         self.direct(&mut k, now);
         let id = k.id;
-        let described = self.described(&k);
+        let described = self.described(&k, owners);
         if !self.table.insert(k) {
             return;
         }
@@ -157,7 +159,12 @@ impl Attribution {
             if owners.is_none() && !self.spec.all {
                 return false;
             }
+            let owners =
+                owners.unwrap_or_else(|| [Owner { pid, comm: NAMELESS.into(), fd: None, program: None }].into());
+            // Now: to count one more waits until all is written that was before, and the last count was just now.
+            let told = owners.clone();
             let mut k = Known::new(id);
+            k.owners = owners;
             k.flow = c.flow;
             k.netns = c.netns;
             k.family = c.family;
@@ -165,8 +172,7 @@ impl Attribution {
             k.direction = Some(Direction::Outgoing);
             k.state = Some(TcpState::SynSent);
             k.remote_name = self.name_for(&c.flow);
-            k.owners = owners.unwrap_or_else(|| [Owner { pid, comm: NAMELESS.into(), fd: None, program: None }].into());
-            self.first_sight(k, now, out);
+            self.first_sight(k, told, now, out);
             return true;
         }
         if !self.resolve(&mut c.socket, &c.flow, c.netns, now, out) {

@@ -71,8 +71,8 @@ impl Known {
         self.owners.iter().map(|o| o.pid).min()
     }
 
-    /// Makes `update` everything that is known, for the state.
-    pub fn update(&self, update: &mut SocketUpdate) {
+    /// Makes `update` everything that is known, for the state; `by` is a copy of the owners.
+    pub fn update(&self, by: Owners, update: &mut SocketUpdate) {
         let SocketUpdate {
             id,
             family,
@@ -93,7 +93,7 @@ impl Known {
         *flow = self.flow;
         remote_name.clone_from(&self.remote_name);
         *netns = self.netns;
-        *owners = (!self.owners.is_empty()).then(|| self.owners.clone());
+        *owners = Some(by).filter(|o| !o.is_empty());
         *direction = self.direction;
         *state = self.state;
         *opened = self.opened;

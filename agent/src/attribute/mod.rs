@@ -34,7 +34,7 @@ pub use known::Known;
 pub use names::{Lookup, Names};
 pub use targets::TargetSpec;
 
-use crate::model::{Event, EventKind, Mono, SocketId, SocketUpdate};
+use crate::model::{Event, EventKind, Mono, Owners, SocketId, SocketUpdate};
 use limits::Limits;
 use namespaces::Namespaces;
 use process::Process;
@@ -297,15 +297,15 @@ impl Attribution {
     fn describe(&self, id: SocketId, now: Mono, out: &mut Vec<Event>) {
         let Some(k) = self.table.get(id).filter(|k| !k.listener) else { return };
         let mut update = Box::default();
-        k.update(&mut update);
+        k.update(k.owners.clone(), &mut update);
         out.push(Event { at: now, kind: EventKind::Socket(update) });
     }
 
     /// The same of one that is about to be entered; `None` of a listener.
-    fn described(&mut self, k: &Known) -> Option<Box<SocketUpdate>> {
+    fn described(&mut self, k: &Known, owners: Owners) -> Option<Box<SocketUpdate>> {
         (!k.listener).then(|| {
             let mut update = self.spare.pop().unwrap_or_default();
-            k.update(&mut update);
+            k.update(owners, &mut update);
             update
         })
     }

@@ -9,8 +9,8 @@ use super::fold;
 use super::history::Happening;
 use super::socket::Socket;
 use crate::model::{
-    CookieHash, Event, EventKind, Finding, IdleLimits, Lost, Mono, Reset, ResetDirection, Retransmit, Sample, Session,
-    Shared, SocketId, SocketUpdate, StateChange, Totals, WallClock,
+    CookieHash, Event, EventKind, Finding, IdleLimits, Lost, Mono, Owners, Reset, ResetDirection, Retransmit, Sample,
+    Session, Shared, SocketId, SocketUpdate, StateChange, Totals, WallClock,
 };
 
 #[derive(Clone, Copy, Debug)]
@@ -80,7 +80,9 @@ pub struct Table {
     gone: VecDeque<SocketId>,
     /// In the order they were first seen; those that left are among them until there are too many of them.
     order: Vec<SocketId>,
-    spare: Vec<Shared<Socket>>,
+    spare: VecDeque<Shared<Socket>>,
+    /// How many of those, the first, have let go of what they shared with others.
+    free: usize,
     session: Arc<Session>,
     pub(super) totals: Totals,
     lost: Lost,
@@ -101,7 +103,8 @@ impl Table {
             tombs: VecDeque::new(),
             gone: VecDeque::new(),
             order: Vec::new(),
-            spare: Vec::new(),
+            spare: VecDeque::new(),
+            free: 0,
             session: Arc::default(),
             totals: Totals::default(),
             lost: Lost::default(),
@@ -297,7 +300,10 @@ impl Table {
         if self.sockets.len() >= self.config.max_sockets && !self.bury() {
             return None;
         }
-        let mut socket = self.spare.pop().unwrap_or_else(|| Shared::new(Socket::new(id, at)));
+        let usable = self.free > 0 || self.spare.len() >= SPARE;
+        self.free = self.free.saturating_sub(1);
+        let spare = if usable { self.spare.pop_front() } else { None };
+        let mut socket = spare.unwrap_or_else(|| Shared::new(Socket::new(id, at)));
         match Shared::get_mut(&mut socket) {
             Some(s) => s.begin(id, at),
             // A picture that somebody still looks at has it.
@@ -355,7 +361,7 @@ impl Table {
 
     fn remove(&mut self, id: SocketId) {
         if let Some(socket) = self.sockets.remove(&id).filter(|_| self.spare.len() < SPARE) {
-            self.spare.push(socket);
+            self.spare.push_back(socket);
         }
         self.changed.push(id);
     }
@@ -381,6 +387,17 @@ impl Table {
         left
     }
 
+    /// Makes the spare ones leave what they share with others, all at once: each such count waits until all is written that
+    /// was before.
+    fn let_go(&mut self) {
+        for socket in self.spare.range_mut(self.free..) {
+            if let Some(s) = Shared::get_mut(socket) {
+                s.owners = Owners::default();
+            }
+        }
+        self.free = self.spare.len();
+    }
+
     /// At most how many sockets changed or left since they were [taken](Self::take_changed).
     pub fn changed(&self) -> usize {
         self.changed.len()
@@ -395,6 +412,7 @@ impl Table {
 
     /// The same into memory that was used for it before; what it holds is thrown away.
     pub fn take_changed_into(&mut self, ids: &mut Vec<SocketId>) {
+        self.let_go();
         ids.clear();
         std::mem::swap(&mut self.changed, ids);
         ids.sort_unstable();
