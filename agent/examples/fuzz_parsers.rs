@@ -6,7 +6,7 @@ use std::mem::offset_of;
 use std::process::ExitCode;
 
 use agent::attribute::destination::Destination;
-use agent::model::SocketId;
+use agent::model::{EventKind, SocketId};
 use agent::source::cgroup2;
 use agent::source::diag::message::{Message, Messages, parse_socket};
 use agent::source::ebpf::btf::{Btf, skeleton};
@@ -48,9 +48,8 @@ fn main() -> ExitCode {
     let seed = args.next().and_then(|a| a.parse().ok()).unwrap_or(0x5eed_u64);
     std::panic::set_hook(Box::new(|_| {}));
     let text = |all: &[&str]| -> Vec<Vec<u8>> { all.iter().map(|t| t.as_bytes().to_vec()).collect() };
-    let converter = Converter { offsets: Offsets::NONE, tick_ns: 4_000_000, reasons: Default::default() };
     let results = [
-        fuzz::hunt("ring records", seconds, seed, &records(), whole_record, |b| record(&converter, b)),
+        fuzz::hunt("ring records", seconds, seed, &records(), whole_record, record),
         fuzz::hunt("tracefs", seconds, seed, &text(&FORMATS), digits, tracefs),
         fuzz::hunt("BTF", seconds, seed, &[skeletons(), types()], |input, random| words(input, random), btf),
         fuzz::hunt("sock_diag", seconds, seed, &replies(), |input, random| words(input, random), sock_diag),
@@ -89,11 +88,22 @@ fn whole_record(input: &mut Vec<u8>, random: &mut Random) {
     }
 }
 
-fn record(converter: &Converter, input: &[u8]) -> bool {
+fn record(input: &[u8]) -> bool {
     let Ok(decoded) = decode(input) else { return false };
+    let mut converter = Converter {
+        offsets: Offsets::NONE,
+        tick_ns: 4_000_000,
+        reasons: Default::default(),
+        spare: Default::default(),
+    };
     let (mut events, mut forks) = (Vec::new(), Vec::new());
     for socket in [None, Some(SocketId(7))] {
         converter.convert(decoded, socket, &mut events, &mut forks);
+        for event in events.drain(..) {
+            if let EventKind::Reset(reset) = event.kind {
+                converter.reuse(reset);
+            }
+        }
     }
     true
 }
@@ -225,7 +235,7 @@ fn destination(input: &[u8]) -> bool {
         Ok(d) => {
             assert_eq!(d.text.parse::<Destination>().as_ref(), Ok(&d), "it means something else the second time");
             assert!(d.prefix().is_some() != d.name().is_some(), "either a name or a network");
-            d.matches(([1, 2, 3, 4], 443).into());
+            d.matches(&([1, 2, 3, 4], 443).into());
             true
         }
         Err(why) => {

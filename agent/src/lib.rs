@@ -9,6 +9,7 @@ pub mod commands;
 pub mod config;
 pub mod diagnose;
 pub mod learn;
+pub mod memory;
 pub mod model;
 pub mod probe;
 pub mod schema;

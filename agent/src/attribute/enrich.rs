@@ -175,21 +175,13 @@ impl Attribution {
             self.first_sight(k, told, now, out);
             return true;
         }
-        if !self.resolve(&mut c.socket, &c.flow, c.netns, now, out) {
-            return false;
-        }
+        // Most are known: then it is looked for once.
         if let Some(k) = c.socket.and_then(|id| self.table.get_mut(id)) {
-            if c.to == TcpState::SynSent {
-                // It connects anew after a connect that failed.
-                k.gone = None;
-            }
-            k.state = Some(c.to);
-            fill(&mut c.flow, &k.flow);
-            c.netns = c.netns.or(k.netns);
-            if c.to == TcpState::Established && matches!(c.from, TcpState::SynRecv | TcpState::NewSynRecv) {
-                k.opened = k.opened.or(Some(now));
-                k.direction = Some(Direction::Incoming);
-            }
+            changed(k, c, now);
+        } else if !self.resolve(&mut c.socket, &c.flow, c.netns, now, out) {
+            return false;
+        } else if let Some(k) = c.socket.and_then(|id| self.table.get_mut(id)) {
+            changed(k, c, now);
         }
         if let (Some(id), true) = (c.socket, c.last) {
             self.table.set_gone(id, now);
@@ -212,14 +204,12 @@ impl Attribution {
     }
 
     fn reset_event(&mut self, r: &mut Reset, now: Mono, out: &mut Vec<Event>) -> bool {
-        if !self.resolve(&mut r.socket, &r.flow, r.netns, now, out) {
-            return false;
-        }
         if let Some(k) = r.socket.and_then(|id| self.table.get(id)) {
-            r.pid = k.pid().or(r.pid);
-            fill(&mut r.flow, &k.flow);
-            r.netns = r.netns.or(k.netns);
-            r.state = r.state.or(k.state);
+            complete(r, k);
+        } else if !self.resolve(&mut r.socket, &r.flow, r.netns, now, out) {
+            return false;
+        } else if let Some(k) = r.socket.and_then(|id| self.table.get(id)) {
+            complete(r, k);
         }
         r.idle_before = r.idle_before.or_else(|| idle_before(&r.detail));
         match r.direction {
@@ -253,6 +243,29 @@ impl Attribution {
         }
         true
     }
+}
+
+/// What a change of state and its socket say of each other.
+fn changed(k: &mut Known, c: &mut StateChange, now: Mono) {
+    if c.to == TcpState::SynSent {
+        // It connects anew after a connect that failed.
+        k.gone = None;
+    }
+    k.state = Some(c.to);
+    fill(&mut c.flow, &k.flow);
+    c.netns = c.netns.or(k.netns);
+    if c.to == TcpState::Established && matches!(c.from, TcpState::SynRecv | TcpState::NewSynRecv) {
+        k.opened = k.opened.or(Some(now));
+        k.direction = Some(Direction::Incoming);
+    }
+}
+
+/// What the socket of a RST says of it.
+fn complete(r: &mut Reset, k: &Known) {
+    r.pid = k.pid().or(r.pid);
+    fill(&mut r.flow, &k.flow);
+    r.netns = r.netns.or(k.netns);
+    r.state = r.state.or(k.state);
 }
 
 /// Copies nothing where it is known already: most events tell their ends themselves.

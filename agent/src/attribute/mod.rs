@@ -34,15 +34,13 @@ pub use known::Known;
 pub use names::{Lookup, Names};
 pub use targets::TargetSpec;
 
+use crate::memory::Spare;
 use crate::model::{Event, EventKind, Mono, Owners, SocketId, SocketUpdate};
 use limits::Limits;
 use namespaces::Namespaces;
 use process::Process;
 use program::Programs;
 use table::Table;
-
-/// Descriptions whose memory is kept for the next ones: as many as are on their way at once.
-const SPARE: usize = 64;
 
 /// Targets and what is known of their sockets.
 pub struct Attribution {
@@ -73,7 +71,7 @@ pub struct Attribution {
     /// Grows with each process that joins or leaves.
     processes_changed: u64,
     /// Memory that is used again.
-    spare: Vec<Box<SocketUpdate>>,
+    spare: Spare<SocketUpdate>,
 }
 
 /// A socket that is watched from now on.
@@ -118,7 +116,7 @@ impl Attribution {
             new: VecDeque::new(),
             new_by_event: false,
             processes_changed: 0,
-            spare: Vec::new(),
+            spare: Spare::default(),
         };
         let events = this.refresh(now);
         Ok((this, events))
@@ -281,9 +279,7 @@ impl Attribution {
 
     /// Takes the memory of an event back that nobody needs any more.
     pub fn reuse(&mut self, update: Box<SocketUpdate>) {
-        if self.spare.len() < SPARE {
-            self.spare.push(update);
-        }
+        self.spare.give(update);
     }
 
     fn is_new(&mut self, id: SocketId) {
@@ -304,7 +300,7 @@ impl Attribution {
     /// The same of one that is about to be entered; `None` of a listener.
     fn described(&mut self, k: &Known, owners: Owners) -> Option<Box<SocketUpdate>> {
         (!k.listener).then(|| {
-            let mut update = self.spare.pop().unwrap_or_default();
+            let mut update = self.spare.take(SocketUpdate::default);
             k.update(owners, &mut update);
             update
         })

@@ -233,6 +233,8 @@ pub struct Destinations {
     ids: HashMap<DestinationKey, DestinationId, RandomState>,
     list: Vec<Destination>,
     free: Vec<DestinationId>,
+    /// Where the last socket went that was asked for: most go where the one before went.
+    last: Option<(SocketAddr, Option<Arc<str>>, DestinationId)>,
     /// Last connect of a process to a port, at whatever address: a name may have several.
     ports: HashMap<(u32, u16), Mono, RandomState>,
     /// What the learner told, also of destinations that were not met yet.
@@ -244,6 +246,21 @@ impl Destinations {
     /// The destination of a socket, made at first sight. `None` while its address is unknown or the table is full
     /// of destinations in use.
     pub fn intern(&mut self, s: &Socket) -> Option<DestinationId> {
+        if let (Some((remote, name, id)), Some(flow)) = (&self.last, &s.flow)
+            && flow.remote == *remote
+            && match (name, &s.remote_name) {
+                (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+                (a, b) => a.is_none() && b.is_none(),
+            }
+        {
+            return Some(*id);
+        }
+        let id = self.find(s)?;
+        self.last = Some((s.flow?.remote, s.remote_name.clone(), id));
+        Some(id)
+    }
+
+    fn find(&mut self, s: &Socket) -> Option<DestinationId> {
         let key = DestinationKey::of(s)?;
         if let Some(id) = self.ids.get(&key) {
             return Some(*id);
@@ -292,6 +309,7 @@ impl Destinations {
 
     /// Forgets the destinations that no socket has any more.
     fn sweep(&mut self) {
+        self.last = None;
         let (list, free) = (&self.list, &mut self.free);
         self.ids.retain(|_, id| {
             let used = list[id.0 as usize].sockets > 0;

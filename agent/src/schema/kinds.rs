@@ -86,7 +86,7 @@ impl Kept {
             state: d.state,
             keepalive: d.keepalive.copied(),
             counters: *d.counters,
-            tcp: d.tcp.copied(),
+            tcp: d.tcp.filter(|t| !t.is_empty()).copied(),
             gives_up_in: d.gives_up_in,
             mptcp: d.mptcp,
             orphaned: d.orphaned,
@@ -102,7 +102,12 @@ impl Kept {
             && same_words(self.remote_name.as_deref(), d.remote_name)
             && same_owners(&self.owners, d.owners)
             && self.counters == *d.counters
-            && self.tcp.as_ref() == d.tcp
+            && match (&self.tcp, d.tcp) {
+                (Some(kept), Some(tcp)) => kept == tcp,
+                // Nothing measured and no measurement are told alike.
+                (None, tcp) => tcp.is_none_or(TcpMetrics::is_empty),
+                (Some(_), None) => false,
+            }
             && match (d.local, d.remote) {
                 (Some(_), Some(_)) => self.ends.is_none(),
                 _ => self.ends == one_end(d),

@@ -4,7 +4,6 @@ mod fold;
 #[cfg(test)]
 mod fold_tests;
 mod history;
-mod reused;
 mod socket;
 mod table;
 

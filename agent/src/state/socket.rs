@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::history::{Happening, Timeline};
-use super::reused::Reused;
+use crate::memory::Reused;
 use crate::model::{Counters, Direction, Family, Flow, Keepalive, Mono, Owners, Reset, SocketId, TcpMetrics, TcpState};
 
 #[derive(Clone, Debug, PartialEq)]

@@ -10,6 +10,7 @@ use agent_common::{ABSENT, Offsets, Record, SockStats, TcpDetail as RawDetail, f
 use foldhash::fast::RandomState;
 
 use super::decode::Decoded;
+use crate::memory::Spare;
 use crate::model::{
     Counters, Event, EventKind, Family, Flow, Mono, PacketFacts, Reset, ResetDirection, ResetOrigin, Retransmit,
     RetransmitKind, SocketId, SocketUpdate, StateChange, TcpDetail, TcpState,
@@ -28,14 +29,11 @@ const NO_CHANGE: StateChange = StateChange {
     last: false,
 };
 
-/// RSTs whose memory is kept for the next ones: as many as are on their way at once.
-const SPARE: usize = 64;
-
 /// TCP header flag.
 const ACK: u8 = 0x10;
 
 /// What the conversion needs to know of the kernel.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Converter {
     /// Members that are [`ABSENT`] are unknown in every record.
     pub offsets: Offsets,
@@ -44,7 +42,7 @@ pub struct Converter {
     /// Reset reasons by number.
     pub reasons: HashMap<u32, &'static str, RandomState>,
     /// Memory that is used again.
-    pub spare: Vec<Box<Reset>>,
+    pub spare: Spare<Reset>,
 }
 
 /// A child of a `--tree` target.
@@ -113,7 +111,7 @@ impl Converter {
     #[inline(never)]
     fn reset(&mut self, d: Decoded<'_>, id: Option<SocketId>, events: &mut Vec<Event>) {
         let r = d.record;
-        let mut reset = self.spare.pop().unwrap_or_else(|| Box::new(Reset::NONE));
+        let mut reset = self.spare.take(|| Reset::NONE);
         // Whatever was there before is written over.
         let Reset {
             socket,
@@ -153,9 +151,7 @@ impl Converter {
 
     /// Takes the memory of a RST back that nobody needs any more.
     pub fn reuse(&mut self, reset: Box<Reset>) {
-        if self.spare.len() < SPARE {
-            self.spare.push(reset);
-        }
+        self.spare.give(reset);
     }
 
     /// The reason's name in the running kernel; a number it has no name for as that number.

@@ -10,7 +10,7 @@ fn converter() -> Converter {
         offsets: Offsets::from_slice(&offsets).unwrap(),
         tick_ns: 4_000_000,
         reasons: [(14, "TCP_STATE")].into_iter().collect(),
-        spare: Vec::new(),
+        spare: Spare::default(),
     }
 }
 

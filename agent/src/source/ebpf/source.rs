@@ -21,6 +21,7 @@ use super::load::{self, Options, Types, WAKE_WINDOW_NS};
 use super::ring::Ring;
 use super::sys::recursion_misses;
 use super::tables::Tables;
+use crate::memory::Spare;
 use crate::model::BackendChoice;
 use crate::model::{Counters, DestPrefix, Event, EventKind, Flow, Hook, Lost, Mono, Reset, SocketId, SocketUpdate};
 
@@ -144,7 +145,7 @@ impl EbpfSource {
                 offsets: types.offsets(),
                 tick_ns: tick_ns(),
                 reasons: types.reset_reasons(),
-                spare: Vec::new(),
+                spare: Spare::default(),
             },
             backend: types.backend(),
             by_address: types.backend() == Backend::Tracepoint || !loaded.cookie_helper,
