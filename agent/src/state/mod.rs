@@ -5,6 +5,7 @@ mod fold;
 mod fold_tests;
 mod history;
 mod socket;
+mod spare;
 mod table;
 
 pub use history::{HISTORY_LEN, History, HistoryKind};

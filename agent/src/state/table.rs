@@ -8,9 +8,10 @@ use std::time::Duration;
 use super::fold;
 use super::history::Happening;
 use super::socket::Socket;
+use super::spare::Spare;
 use crate::model::{
-    CookieHash, Event, EventKind, Finding, IdleLimits, Lost, Mono, Owners, Reset, ResetDirection, Retransmit, Sample,
-    Session, Shared, SocketId, SocketUpdate, StateChange, Totals, WallClock,
+    CookieHash, Event, EventKind, Finding, IdleLimits, Lost, Mono, Reset, ResetDirection, Retransmit, Sample, Session,
+    Shared, SocketId, SocketUpdate, StateChange, Totals, WallClock,
 };
 
 #[derive(Clone, Copy, Debug)]
@@ -64,10 +65,6 @@ impl Snapshot {
 /// Destinations whose limits are kept: as many as the learner keeps over runs.
 const MAX_LIMITS: usize = 1_024;
 
-/// Records of sockets that left, kept for the next ones: each is 1.2 KiB in several pieces, which an allocator takes
-/// back and gives out again at the price of folding an event.
-const SPARE: usize = 64;
-
 /// Entries of the queue of tombstones from which on those that left are taken out.
 const TOMBS_LEAST: usize = 256;
 
@@ -80,9 +77,7 @@ pub struct Table {
     gone: VecDeque<SocketId>,
     /// In the order they were first seen; those that left are among them until there are too many of them.
     order: Vec<SocketId>,
-    spare: VecDeque<Shared<Socket>>,
-    /// How many of those, the first, have let go of what they shared with others.
-    free: usize,
+    spare: Spare,
     session: Arc<Session>,
     pub(super) totals: Totals,
     lost: Lost,
@@ -103,8 +98,7 @@ impl Table {
             tombs: VecDeque::new(),
             gone: VecDeque::new(),
             order: Vec::new(),
-            spare: VecDeque::new(),
-            free: 0,
+            spare: Spare::default(),
             session: Arc::default(),
             totals: Totals::default(),
             lost: Lost::default(),
@@ -300,15 +294,7 @@ impl Table {
         if self.sockets.len() >= self.config.max_sockets && !self.bury() {
             return None;
         }
-        let usable = self.free > 0 || self.spare.len() >= SPARE;
-        self.free = self.free.saturating_sub(1);
-        let spare = if usable { self.spare.pop_front() } else { None };
-        let mut socket = spare.unwrap_or_else(|| Shared::new(Socket::new(id, at)));
-        match Shared::get_mut(&mut socket) {
-            Some(s) => s.begin(id, at),
-            // A picture that somebody still looks at has it.
-            None => socket = Shared::new(Socket::new(id, at)),
-        }
+        let socket = self.spare.begin(id, at);
         self.order.push(id);
         if self.order.len() > self.sockets.len() * 2 + 64 {
             self.clear_order();
@@ -360,8 +346,8 @@ impl Table {
     }
 
     fn remove(&mut self, id: SocketId) {
-        if let Some(socket) = self.sockets.remove(&id).filter(|_| self.spare.len() < SPARE) {
-            self.spare.push_back(socket);
+        if let Some(socket) = self.sockets.remove(&id) {
+            self.spare.keep(socket);
         }
         self.changed.push(id);
     }
@@ -387,17 +373,6 @@ impl Table {
         left
     }
 
-    /// Makes the spare ones leave what they share with others, all at once: each such count waits until all is written that
-    /// was before.
-    fn let_go(&mut self) {
-        for socket in self.spare.range_mut(self.free..) {
-            if let Some(s) = Shared::get_mut(socket) {
-                s.owners = Owners::default();
-            }
-        }
-        self.free = self.spare.len();
-    }
-
     /// At most how many sockets changed or left since they were [taken](Self::take_changed).
     pub fn changed(&self) -> usize {
         self.changed.len()
@@ -412,7 +387,7 @@ impl Table {
 
     /// The same into memory that was used for it before; what it holds is thrown away.
     pub fn take_changed_into(&mut self, ids: &mut Vec<SocketId>) {
-        self.let_go();
+        self.spare.let_go();
         ids.clear();
         std::mem::swap(&mut self.changed, ids);
         ids.sort_unstable();
