@@ -92,7 +92,7 @@ pub struct Record {
     pub reason: u32,
     /// Per kind: segments of the skb (RETRANSMIT), parent tgid (FORK), [`guard_error`] bits (GUARD).
     pub aux: u32,
-    /// Low 32 bits of the kernel's jiffies at `ts`: the clock of [`TcpDetail`]'s time stamps.
+    /// Low 32 bits of the kernel's jiffies at `ts`: the clock of [`TcpDetail`]'s time stamps; 0 without one.
     pub jiffies: u32,
     pub sport: u16,
     pub dport: u16,
@@ -137,8 +137,6 @@ pub struct TcpDetail {
     pub lrcvtime: u32,
     /// `icsk_user_timeout`, milliseconds.
     pub user_timeout_ms: u32,
-    /// `tcp_sock.keepalive_time`, jiffies; 0 = the namespace's sysctl.
-    pub keepalive_time: u32,
     /// Length of the retransmitted skb, bytes.
     pub skb_len: u32,
     /// Of the RST packet: sequence number, and the receiver's RCV.NXT when it came.
@@ -155,12 +153,10 @@ pub struct TcpDetail {
     pub backoff: u8,
     /// `icsk_retransmits`: unanswered RTOs in a row.
     pub retransmits: u8,
-    pub ca_state: u8,
-    pub pending: u8,
     /// 1 if SO_KEEPALIVE was on (`sk_flags`), 0 if off, 255 unknown.
     pub keepalive: u8,
     pub probes_out: u8,
-    pub pad: [u8; 4],
+    pub pad: [u8; 2],
 }
 
 /// Exact counts of one socket, kept by the kernel whatever happens to the ring: the value of map `SOCKS`.
@@ -197,7 +193,8 @@ pub mod stats_seen {
     pub const DESTS_VERSION_SHIFT: u32 = 8;
 }
 
-/// Indexes of the per-CPU array `TOTALS`: matching events per kind (index = [`kind`]), then losses.
+/// Indexes of the per-CPU array `TOTALS`: matching events per kind (index = [`kind`]) of which the ring has no record, then
+/// losses. GUARD counts all: its ring is another.
 pub mod totals {
     /// Segments retransmitted: what RetransSegs counts, summed over RETRANSMIT and RETRANSMIT_SYNACK.
     pub const SEGMENTS: u32 = 16;
@@ -382,7 +379,7 @@ pub struct SetRow {
 const _: () = {
     use core::mem::{align_of, size_of};
     assert!(size_of::<Record>() == 88 && align_of::<Record>() == 8);
-    assert!(size_of::<TcpDetail>() == 112 && align_of::<TcpDetail>() == 8);
+    assert!(size_of::<TcpDetail>() == 104 && align_of::<TcpDetail>() == 8);
     assert!(size_of::<SockStats>() == 40 && align_of::<SockStats>() == 8);
     assert!(size_of::<DestKey>() == 18 && align_of::<DestKey>() == 1);
     assert!(size_of::<ListenKey>() == 8 && align_of::<ListenKey>() == 4);

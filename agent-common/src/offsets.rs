@@ -3,6 +3,14 @@
 
 /// A member or field that this kernel does not have.
 pub const ABSENT: u32 = u32::MAX;
+/// Set in the offset of a member that is read with `bpf_probe_read_kernel`, not directly through the BTF pointer. One
+/// glance at an offset tells both this and [`ABSENT`].
+pub const PROBED: u32 = 1 << 30;
+
+/// `offset` as one that is [`PROBED`], if there is one.
+pub const fn probed(offset: u32) -> u32 {
+    if offset == ABSENT { ABSENT } else { offset | PROBED }
+}
 
 macro_rules! offsets {
     ($($(#[$doc:meta])* $name:ident: $path:literal, $size:literal;)*) => {
@@ -18,6 +26,11 @@ macro_rules! offsets {
             pub const NONE: Self = Self { $($name: ABSENT,)* };
             /// Path in BTF («struct.member.member») and the member's size in bytes, 0 = any, in field order.
             pub const PATHS: &'static [(&'static str, u32)] = &[$(($path, $size),)*];
+
+            /// All of them [`PROBED`].
+            pub fn probed(self) -> Self {
+                Self { $($name: probed(self.$name),)* }
+            }
 
             /// From offsets in the order of [`Self::PATHS`]; `None` if there are too few or too many.
             pub fn from_slice(values: &[u32]) -> Option<Self> {
@@ -70,7 +83,6 @@ offsets! {
     tp_snd_wnd: "tcp_sock.snd_wnd", 4;
     tp_lsndtime: "tcp_sock.lsndtime", 4;
     tp_rcv_tstamp: "tcp_sock.rcv_tstamp", 4;
-    tp_keepalive_time: "tcp_sock.keepalive_time", 4;
     skb_len: "sk_buff.len", 4;
     skb_cb: "sk_buff.cb", 48;
     skb_head: "sk_buff.head", 8;
@@ -113,8 +125,6 @@ pub struct Settings {
     pub retransmit_err: u32,
     /// 1 = `sched_process_exit` says whether the whole group is gone (6.15).
     pub exit_group_dead: u32,
-    /// 1 = structure members are read with `bpf_probe_read_kernel`, 0 = directly through the BTF pointer.
-    pub probe_read: u32,
     /// `icsk_ca_state` is a bit field: its byte, shift and mask; byte is [`ABSENT`] where unknown.
     pub ca_state_byte: u32,
     pub ca_state_shift: u32,
@@ -280,7 +290,7 @@ pub struct FlowSeen {
 const _: () = {
     use core::mem::{align_of, size_of};
     assert!(size_of::<Offsets>() == 4 * Offsets::PATHS.len() && align_of::<Offsets>() == 4);
-    assert!(size_of::<Settings>() == 60 && align_of::<Settings>() == 4);
+    assert!(size_of::<Settings>() == 56 && align_of::<Settings>() == 4);
     assert!(size_of::<TracepointFields>() == 76 && align_of::<TracepointFields>() == 4);
     assert!(size_of::<ClassicFields>() == 8 * 76);
     assert!(size_of::<Control>() == 12 && align_of::<Control>() == 4);

@@ -18,7 +18,7 @@ use crate::filter::{
     remove_listener, target,
 };
 use crate::maps::FLOWS;
-use crate::read::{at, offset, probe, setting};
+use crate::read::{at, offset, plain_offset, probe, setting};
 use crate::sock::{
     AF_INET, AF_INET6, End, cookie, family, fresh_key, is_full, local, lookup_key, minisock_netns, netns, owner_flag,
     remote, state, tcp_state, v4_mapped,
@@ -35,7 +35,7 @@ fn head(kind: u8, sk: *const c_void, tp: *const c_void, family: u8, remote: End)
     let mut h = Head::new(kind, sk);
     h.cookie = cookie(sk);
     h.netns = netns(tp);
-    h.local = local(tp, family);
+    h.local = local(sk, family);
     if h.local.port == 0 {
         // After → CLOSE. SAFETY: tp is a tcp_sock, whose beginning is the inet_sock.
         h.local.port = u16::from_be(unsafe { at(tp, offset!(inet_sport)) });
@@ -77,7 +77,6 @@ pub fn btf_retransmit_skb(ctx: BtfTracePointContext) -> i32 {
     // From 6.18 the tracepoint also fires for a retransmit that failed; the kernel counts its segments all the same.
     let err: i32 = if setting!(retransmit_err) != 0 { ctx.arg(2) } else { 0 };
     let segments = segments(stats, tp, skb);
-    total(u32::from(kind::RETRANSMIT), 1);
     total(totals::SEGMENTS, u64::from(segments));
     if let Some(stats) = stats {
         retransmitted(stats, how, segments);
@@ -86,6 +85,7 @@ pub fn btf_retransmit_skb(ctx: BtfTracePointContext) -> i32 {
         info!(&ctx, "retransmit: cookie {:x} segments {} how {} err {}", cookie(sk), segments, how, err);
     }
     if err != 0 {
+        emit::untold(kind::RETRANSMIT);
         return 0;
     }
     let mut h = head(kind::RETRANSMIT, sk, tp, family, remote);
@@ -106,7 +106,7 @@ fn segments(stats: Option<*mut SockStats>, tp: *const c_void, skb: *const c_void
         let held: u16 = if offset!(skb_cb) == ABSENT || offset!(cb_gso_segs) == ABSENT {
             1
         } else {
-            at(skb, offset!(skb_cb) + offset!(cb_gso_segs))
+            at(skb, offset!(skb_cb) + plain_offset!(cb_gso_segs))
         };
         let held = if held == 0 { 1 } else { u32::from(held) };
         let (Some(stats), false) = (stats, offset!(tp_total_retrans) == ABSENT) else { return held };
@@ -135,7 +135,6 @@ pub fn btf_retransmit_synack(ctx: BtfTracePointContext) -> i32 {
     if tp.is_null() {
         return 0;
     }
-    total(u32::from(kind::RETRANSMIT_SYNACK), 1);
     total(totals::SEGMENTS, 1);
     if let Some(stats) = stats {
         retransmitted(stats, retransmit::SYNACK, 1);
@@ -171,7 +170,6 @@ pub fn btf_receive_reset(ctx: BtfTracePointContext) -> i32 {
     if tp.is_null() {
         return 0;
     }
-    total(u32::from(kind::RECEIVE_RESET), 1);
     if let Some(stats) = stats {
         received_reset(stats);
     }
@@ -232,7 +230,6 @@ pub fn btf_send_reset(ctx: BtfTracePointContext) -> i32 {
     if stats.is_none() && !tp.is_null() {
         stats = make_entry(fresh_key(sk), None, if for_listener { 0 } else { passed() });
     }
-    total(u32::from(kind::SEND_RESET), 1);
     if let Some(stats) = stats {
         // SAFETY: a live map value.
         unsafe { add32(&raw mut (*stats).resets_sent, 1) };
@@ -275,7 +272,6 @@ fn without_socket(skb: *const c_void, reason: u32, reason_flag: u8) -> i32 {
     if !destination(&remote) {
         return 0;
     }
-    total(u32::from(kind::SEND_RESET), 1);
     let mut h = Head::new(kind::SEND_RESET, core::ptr::null());
     // SAFETY: BTF-typed reads from the skb of the tracepoint; a null device reads as zero.
     unsafe {
@@ -363,7 +359,6 @@ pub fn btf_set_state(ctx: BtfTracePointContext) -> i32 {
     if !wanted {
         return 0;
     }
-    total(u32::from(kind::STATE), 1);
     if setting!(kernel_log) != 0 {
         info!(&ctx, "state: cookie {:x} {} -> {}", cookie(sk), old, new);
     }
@@ -434,7 +429,6 @@ pub fn btf_destroy_sock(ctx: BtfTracePointContext) -> i32 {
         return 0;
     }
     let family = family(tp);
-    total(u32::from(kind::DESTROY), 1);
     let mut h = head(kind::DESTROY, sk, tp, family, remote(tp, family));
     h.state = tcp_state(tp);
     leave(&h, key, stats);

@@ -13,8 +13,10 @@ use aya_log_ebpf::info;
 
 use crate::count::{add32, entry, grown, hidden, leave, make_entry, make_listener, remove, retransmitted, total};
 use crate::emit::{self, Head};
-use crate::filter::{add_listener, all, current_tgid, dest_mode, destination, listens, remove_listener, target};
-use crate::maps::{CONTROL, SCRATCH, TUPLES};
+use crate::filter::{
+    add_listener, all, current_tgid, dest_mode, destination, listens, remove_listener, target, target_mode,
+};
+use crate::maps::{SCRATCH, TUPLES};
 use crate::read::{CLASSIC, frozen, offset, probe, setting};
 use crate::sock::{AF_INET, AF_INET6, Addr, End, IPPROTO_TCP, is_full, owner_flag, state, v4_mapped};
 
@@ -118,7 +120,7 @@ impl Fields {
 
     #[inline(always)]
     fn in_tuples(&self, remote: &End) -> bool {
-        if CONTROL.get(0).is_none_or(|c| c.target_mode & target_mode::TUPLES == 0) {
+        if target_mode() & target_mode::TUPLES == 0 {
             return false;
         }
         let local = self.local();
@@ -147,7 +149,6 @@ pub fn tp_retransmit_skb(ctx: TracePointContext) -> u32 {
     let state = f.state();
     // Nothing here tells an RTO from a fast retransmit.
     let how = if state == state::SYN_SENT || state == state::SYN_RECV { retransmit::SYN } else { retransmit::UNKNOWN };
-    total(u32::from(kind::RETRANSMIT), 1);
     let segments = segments(&f, stats);
     total(totals::SEGMENTS, u64::from(segments));
     if let Some(stats) = stats {
@@ -158,6 +159,7 @@ pub fn tp_retransmit_skb(ctx: TracePointContext) -> u32 {
     }
     let at = &f;
     if at.read::<u32>(position!(at.err)) != 0 {
+        emit::untold(kind::RETRANSMIT);
         return 0;
     }
     let mut h = f.head(kind::RETRANSMIT, sk, remote);
@@ -199,7 +201,6 @@ pub fn tp_retransmit_synack(ctx: TracePointContext) -> u32 {
         Err(()) if listens(0, f.local().port) => make_entry(sk, None, 0),
         Err(()) => return 0,
     };
-    total(u32::from(kind::RETRANSMIT_SYNACK), 1);
     total(totals::SEGMENTS, 1);
     if let Some(stats) = stats {
         retransmitted(stats, retransmit::SYNACK, 1);
@@ -221,7 +222,6 @@ pub fn tp_receive_reset(ctx: TracePointContext) -> u32 {
     }
     let sk = f.sk();
     let Ok(stats) = f.member(sk, &remote) else { return 0 };
-    total(u32::from(kind::RECEIVE_RESET), 1);
     if let Some(stats) = stats {
         // SAFETY: a live map value.
         unsafe { add32(&raw mut (*stats).resets_received, 1) };
@@ -262,7 +262,6 @@ pub fn tp_send_reset(ctx: TracePointContext) -> u32 {
         let Ok(stats) = f.member(sk, &remote) else { return 0 };
         stats
     };
-    total(u32::from(kind::SEND_RESET), 1);
     if let Some(stats) = stats {
         // SAFETY: a live map value.
         unsafe { add32(&raw mut (*stats).resets_sent, 1) };
@@ -332,7 +331,6 @@ pub fn tp_set_state(ctx: TracePointContext) -> u32 {
     if !wanted {
         return 0;
     }
-    total(u32::from(kind::STATE), 1);
     if setting!(kernel_log) != 0 {
         info!(&ctx, "state: {} -> {}", old, new);
     }
@@ -353,7 +351,6 @@ pub fn tp_destroy_sock(ctx: TracePointContext) -> u32 {
         remove(sk);
         return 0;
     }
-    total(u32::from(kind::DESTROY), 1);
     let mut h = f.head(kind::DESTROY, sk, f.remote());
     h.flags = flag::FULL_SOCK;
     leave(&h, sk, stats);

@@ -5,6 +5,7 @@ use core::ffi::c_void;
 use agent_common::{ABSENT, FlowSeen, TcpDetail, flag, retransmit};
 use aya_ebpf::helpers::generated::bpf_skc_to_tcp_sock;
 
+use crate::emit::put;
 use crate::maps::FLOWS;
 use crate::read::{at, offset, setting};
 use crate::sock::state;
@@ -72,12 +73,9 @@ pub unsafe fn fill(d: *mut TcpDetail, tp: *const c_void, skb_len: u32, rst: Opti
         (*d).rcv_tstamp = at(tp, offset!(tp_rcv_tstamp));
         (*d).lrcvtime = at(tp, offset!(icsk_lrcvtime));
         (*d).user_timeout_ms = at(tp, offset!(icsk_user_timeout));
-        (*d).keepalive_time = at(tp, offset!(tp_keepalive_time));
         (*d).skb_len = skb_len;
         (*d).backoff = at(tp, offset!(icsk_backoff));
         (*d).retransmits = at(tp, offset!(icsk_retransmits));
-        (*d).ca_state = ca_state(tp);
-        (*d).pending = at(tp, offset!(icsk_pending));
         (*d).keepalive = if setting!(keepopen_bit) == ABSENT {
             255
         } else {
@@ -85,7 +83,7 @@ pub unsafe fn fill(d: *mut TcpDetail, tp: *const c_void, skb_len: u32, rst: Opti
             (flags >> setting!(keepopen_bit) & 1) as u8
         };
         (*d).probes_out = at(tp, offset!(icsk_probes_out));
-        (*d).pad = [0; 4];
+        put!(d, pad, [0; 2]);
         if let Some(f) = rst {
             (*d).seq = (*f).rst_seq;
             (*d).ip_id = (*f).rst_ip_id;
@@ -97,14 +95,14 @@ pub unsafe fn fill(d: *mut TcpDetail, tp: *const c_void, skb_len: u32, rst: Opti
             (*d).flow_ttl_max = (*f).ttl_max;
             return flag::HAS_PACKET;
         }
-        (*d).seq = 0;
-        (*d).ip_id = 0;
-        (*d).flow_ip_id = 0;
-        (*d).window = 0;
-        (*d).tcp_flags = 0;
-        (*d).ttl = 0;
-        (*d).flow_ttl = 0;
-        (*d).flow_ttl_max = 0;
+        put!(d, seq, 0);
+        put!(d, ip_id, 0);
+        put!(d, flow_ip_id, 0);
+        put!(d, window, 0);
+        put!(d, tcp_flags, 0);
+        put!(d, ttl, 0);
+        put!(d, flow_ttl, 0);
+        put!(d, flow_ttl_max, 0);
         0
     }
 }

@@ -15,6 +15,29 @@ use crate::sock::{Addr, End};
 /// `BPF_RB_AVAIL_DATA` of `bpf_ringbuf_query`: bytes not yet consumed.
 const AVAIL_DATA: u64 = 0;
 
+/// Writes a member of ring memory. Volatile: the compiler makes one call of `memset` out of zeros that lie side by side,
+/// which here is a loop over bytes.
+macro_rules! put {
+    ($to:expr, $member:ident, $value:expr) => {
+        (&raw mut (*$to).$member).write_volatile($value)
+    };
+}
+
+pub(crate) use put;
+
+/// # Safety
+/// `to` is writable and aligned to 4.
+#[inline(always)]
+unsafe fn put_address(to: *mut [u8; 16], from: Addr) {
+    let to = to.cast::<u32>();
+    let mut n = 0;
+    while n < from.len() {
+        // SAFETY: by contract; four words.
+        unsafe { to.add(n).write_volatile(from[n]) };
+        n += 1;
+    }
+}
+
 /// What a record says besides its time.
 #[derive(Clone, Copy)]
 pub struct Head {
@@ -57,28 +80,28 @@ impl Head {
     }
 
     #[inline(always)]
-    unsafe fn write(&self, to: *mut Record, now: u64, more_flags: u8) {
+    unsafe fn write(&self, to: *mut Record, now: u64, jiffies: u32, more_flags: u8) {
         // SAFETY: `to` is reserved ring memory of at least a Record, 8-aligned; every byte is written.
         unsafe {
-            (*to).ts = now;
-            (*to).cookie = self.cookie;
-            (*to).sk = self.sk;
-            (*to).netns = self.netns;
-            (*to).pid = self.pid;
-            (*to).reason = self.reason;
-            (*to).aux = self.aux;
-            (*to).jiffies = bpf_jiffies64() as u32;
-            (*to).sport = self.local.port;
-            (*to).dport = self.remote.port;
-            (&raw mut (*to).saddr).cast::<Addr>().write(self.local.addr);
-            (&raw mut (*to).daddr).cast::<Addr>().write(self.remote.addr);
-            (*to).kind = self.kind;
-            (*to).family = self.family;
-            (*to).state = self.state;
-            (*to).new_state = self.new_state;
-            (*to).how = self.how;
-            (*to).flags = self.flags | more_flags;
-            (*to).pad = [0; 2];
+            put!(to, ts, now);
+            put!(to, cookie, self.cookie);
+            put!(to, sk, self.sk);
+            put!(to, netns, self.netns);
+            put!(to, pid, self.pid);
+            put!(to, reason, self.reason);
+            put!(to, aux, self.aux);
+            put!(to, jiffies, jiffies);
+            put!(to, sport, self.local.port);
+            put!(to, dport, self.remote.port);
+            put_address(&raw mut (*to).saddr, self.local.addr);
+            put_address(&raw mut (*to).daddr, self.remote.addr);
+            put!(to, kind, self.kind);
+            put!(to, family, self.family);
+            put!(to, state, self.state);
+            put!(to, new_state, self.new_state);
+            put!(to, how, self.how);
+            put!(to, flags, self.flags | more_flags);
+            put!(to, pad, 0u16.to_ne_bytes());
         }
     }
 }
@@ -98,10 +121,10 @@ struct WithStats {
 /// Writes a bare record; false if the ring was full.
 #[inline(always)]
 pub fn record(head: &Head) -> bool {
-    let Some(mut entry) = EVENTS.reserve::<Record>(0) else { return full() };
+    let Some(mut entry) = EVENTS.reserve::<Record>(0) else { return full(head.kind) };
     let now = now();
     // SAFETY: reserved for a Record.
-    unsafe { head.write(entry.as_mut_ptr(), now, 0) };
+    unsafe { head.write(entry.as_mut_ptr(), now, 0, 0) };
     entry.submit(wake_flags(now));
     true
 }
@@ -110,13 +133,13 @@ pub fn record(head: &Head) -> bool {
 /// further flags.
 #[inline(always)]
 pub fn with_detail(head: &Head, fill: impl FnOnce(*mut TcpDetail) -> u8) -> bool {
-    let Some(mut entry) = EVENTS.reserve::<WithDetail>(0) else { return full() };
+    let Some(mut entry) = EVENTS.reserve::<WithDetail>(0) else { return full(head.kind) };
     let now = now();
     let p = entry.as_mut_ptr();
     // SAFETY: reserved for both.
     unsafe {
         let more = fill(&raw mut (*p).detail);
-        head.write(&raw mut (*p).record, now, flag::HAS_DETAIL | more);
+        head.write(&raw mut (*p).record, now, bpf_jiffies64() as u32, flag::HAS_DETAIL | more);
     }
     entry.submit(wake_flags(now));
     true
@@ -125,7 +148,7 @@ pub fn with_detail(head: &Head, fill: impl FnOnce(*mut TcpDetail) -> u8) -> bool
 /// Writes a record with the socket's final counts.
 #[inline(always)]
 pub fn with_stats(head: &Head, stats: *const SockStats) -> bool {
-    let Some(mut entry) = EVENTS.reserve::<WithStats>(0) else { return full() };
+    let Some(mut entry) = EVENTS.reserve::<WithStats>(0) else { return full(head.kind) };
     let now = now();
     let p = entry.as_mut_ptr();
     // SAFETY: reserved for both; `stats` is a live map value.
@@ -137,16 +160,24 @@ pub fn with_stats(head: &Head, stats: *const SockStats) -> bool {
             to.add(n).write(from.add(n).read_volatile());
             n += 1;
         }
-        head.write(&raw mut (*p).record, now, flag::HAS_STATS);
+        head.write(&raw mut (*p).record, now, 0, flag::HAS_STATS);
     }
     entry.submit(wake_flags(now));
     true
 }
 
 #[inline(always)]
-fn full() -> bool {
+fn full(kind: u8) -> bool {
     total(totals::RING_FULL, 1);
+    untold(kind);
     false
+}
+
+/// Counts an event that has no record. Those that have one are counted where it is read: here it would cost each of them
+/// a locked addition, which waits until everything written before has reached the cache.
+#[inline(always)]
+pub fn untold(kind: u8) {
+    total(u32::from(kind), 1);
 }
 
 #[inline(always)]
@@ -161,11 +192,11 @@ fn now() -> u64 {
 #[inline(always)]
 fn wake_flags(now: u64) -> u64 {
     let no = u64::from(BPF_RB_NO_WAKEUP);
-    let Some(last) = WAKE.get_ptr_mut(0) else { return no };
+    let last = WAKE.get();
     let window = u64::from(setting!(wake_window_ns));
-    // SAFETY: a live map value; a race costs one wake-up more.
+    // SAFETY: one aligned word; a race costs one wake-up more.
     unsafe {
-        let since = now.wrapping_sub(*last);
+        let since = now.wrapping_sub(last.read_volatile());
         // Another CPU may have stamped a later time than ours.
         if since > i64::MAX as u64 || since < window / 8 {
             return no;
@@ -173,7 +204,7 @@ fn wake_flags(now: u64) -> u64 {
         if since < window && EVENTS.query(AVAIL_DATA) < u64::from(setting!(ring_high)) {
             return no;
         }
-        *last = now;
+        last.write_volatile(now);
     }
     total(totals::WAKEUPS, 1);
     u64::from(BPF_RB_FORCE_WAKEUP)

@@ -1,29 +1,50 @@
 //! Every map. Sizes here are the smallest that load: a load that uses only a guard or an iterator creates them all
 //! too. The user side raises them (`set_max_entries`) when it traces.
 
+use core::cell::UnsafeCell;
+
 use agent_common::{CLASSIC_BYTES, Control, DestKey, FlowSeen, ListenKey, SockStats, TupleKey, totals};
 use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
+
+/// A variable that the kernel keeps in a map of one entry, but whose address the programs know: each look-up in an array
+/// is a dozen instructions.
+#[repr(transparent)]
+pub struct Global<T>(UnsafeCell<T>);
+
+// SAFETY: programs read and write it by single aligned words only, volatile: none is seen half written.
+unsafe impl<T> Sync for Global<T> {}
+
+impl<T> Global<T> {
+    pub const fn get(&self) -> *mut T {
+        self.0.get()
+    }
+}
 
 /// Records with detail; may lose some in a storm, which `TOTALS` counts.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
 
 /// When the reader was last woken, nanoseconds of CLOCK_MONOTONIC.
-#[map]
-pub static WAKE: Array<u64> = Array::with_max_entries(1, 0);
+pub static WAKE: Global<u64> = Global(UnsafeCell::new(0));
 
 /// Exact counts whatever happens to the ring: indexes of [`totals`].
 #[map]
 pub static TOTALS: PerCpuArray<u64> = PerCpuArray::with_max_entries(totals::LEN, 0);
 
-#[map]
-pub static CONTROL: Array<Control> = Array::with_max_entries(1, 0);
+/// User space changes it while programs run. A section, and so a map, of its own.
+#[unsafe(link_section = ".bss.control")]
+pub static CONTROL: Global<Control> =
+    Global(UnsafeCell::new(Control { dest_mode: 0, target_mode: 0, dests_version: 0 }));
 
 /// Destinations. The trie is never preallocated: its size costs nothing.
 #[map]
 pub static DESTS: LpmTrie<DestKey, u32> = LpmTrie::with_max_entries(16_384, 0);
+
+/// The IPv4 destination that was last found in `DESTS` on this CPU, see `filter::listed`.
+#[map]
+pub static FOUND: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
 /// tgid of a target; value 1 = with its children.
 #[map]

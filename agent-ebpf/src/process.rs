@@ -29,7 +29,6 @@ fn forked(parent: u32, child: u32) {
     if guard::on() {
         return;
     }
-    total(u32::from(kind::FORK), 1);
     let mut head = Head::new(kind::FORK, core::ptr::null());
     head.pid = child;
     head.aux = parent;
@@ -46,7 +45,6 @@ fn exited(tgid: u32) {
     if guard::on() {
         return;
     }
-    total(u32::from(kind::EXIT), 1);
     let mut head = Head::new(kind::EXIT, core::ptr::null());
     head.pid = tgid;
     head.flags = agent_common::flag::PID_IS_OWNER;

@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 use core::mem::MaybeUninit;
 
-use agent_common::{ABSENT, ClassicFields, Offsets, Settings};
+use agent_common::{ABSENT, ClassicFields, Offsets, PROBED, Settings};
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 
 /// Set by the loader; frozen before the programs load, so that the verifier knows every value.
@@ -22,7 +22,6 @@ pub static SETTINGS: Settings = Settings {
     reset_reason: 0,
     retransmit_err: 0,
     exit_group_dead: 0,
-    probe_read: 0,
     ca_state_byte: ABSENT,
     ca_state_shift: 0,
     ca_state_mask: 0,
@@ -45,6 +44,13 @@ macro_rules! offset {
     };
 }
 
+/// The same as a plain number of bytes; the member must not be [`ABSENT`].
+macro_rules! plain_offset {
+    ($member:ident) => {
+        $crate::read::offset!($member) & !agent_common::PROBED
+    };
+}
+
 macro_rules! setting {
     ($name:ident) => {
         $crate::read::frozen(&$crate::read::SETTINGS.$name)
@@ -57,7 +63,7 @@ macro_rules! field {
     };
 }
 
-pub(crate) use {field, offset, setting};
+pub(crate) use {field, offset, plain_offset, setting};
 
 /// Reads `T` at `base + offset`, where `base` is a BTF-typed kernel pointer; zero if the kernel lacks the member.
 ///
@@ -65,15 +71,16 @@ pub(crate) use {field, offset, setting};
 /// `T` is an integer or an array of integers, `base` came from the context or from such a read.
 #[inline(always)]
 pub unsafe fn at<T: Copy>(base: *const c_void, offset: u32) -> T {
-    if offset == ABSENT {
-        // SAFETY: all-zero is a value of integers.
-        return unsafe { MaybeUninit::zeroed().assume_init() };
+    if offset & PROBED != 0 {
+        if offset == ABSENT {
+            // SAFETY: all-zero is a value of integers.
+            return unsafe { MaybeUninit::zeroed().assume_init() };
+        }
+        // SAFETY: by contract.
+        return unsafe { probe(base as u64 + u64::from(offset & !PROBED)) };
     }
     // SAFETY: the verifier checks the access against the kernel's BTF and makes it fault-safe.
-    unsafe {
-        let address = base.cast::<u8>().add(offset as usize);
-        if setting!(probe_read) != 0 { probe(address as u64) } else { core::ptr::read_volatile(address.cast()) }
-    }
+    unsafe { core::ptr::read_volatile(base.cast::<u8>().add(offset as usize).cast()) }
 }
 
 /// Reads `T` from a kernel address that has no BTF type; zero if the page is not there.

@@ -5,7 +5,7 @@ use core::ffi::c_void;
 use agent_common::{ABSENT, flag};
 use aya_ebpf::helpers::generated::bpf_get_socket_cookie;
 
-use crate::read::{at, offset, probe, setting};
+use crate::read::{at, offset, plain_offset, probe, setting};
 
 pub const AF_INET: u8 = 2;
 pub const AF_INET6: u8 = 10;
@@ -27,10 +27,13 @@ pub mod state {
 /// 16 bytes of address as they lie in memory, IPv4 as v4-mapped.
 pub type Addr = [u32; 4];
 
+/// Bytes 8 to 12 of an IPv4 address in an [`Addr`], as they lie in memory.
+pub const V4_MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+
 /// `::ffff:a.b.c.d`, from the four bytes as they lie in memory.
 #[inline(always)]
 pub fn v4_mapped(address: u32) -> Addr {
-    [0, 0, 0xffff_0000, address]
+    [0, 0, V4_MAPPED, address]
 }
 
 /// One end of a connection; the port in host byte order.
@@ -153,8 +156,8 @@ pub fn minisock_netns(sk: *const c_void) -> u32 {
     }
     // SAFETY: sock_common is there; addresses are probed.
     unsafe {
-        let net: u64 = probe(sk as u64 + u64::from(offset!(skc_net)));
-        probe(net + u64::from(offset!(net_inum)))
+        let net: u64 = probe(sk as u64 + u64::from(plain_offset!(skc_net)));
+        probe(net + u64::from(plain_offset!(net_inum)))
     }
 }
 

@@ -1,7 +1,7 @@
 //! A growing list of JSON lines that several readers wait on.
 
-use std::io::{BufRead, BufReader, Read};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::io::{ErrorKind, Read};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -37,19 +37,36 @@ pub struct Printed {
 pub struct Lines(Arc<(Mutex<Printed>, Condvar)>);
 
 impl Lines {
-    /// Reads `from` on a thread of its own until its end.
-    pub fn read_from(from: impl Read + Send + 'static) -> Self {
+    /// Reads `from` until its end. One thread reads and another one parses, or in a storm a child would wait for the
+    /// parser, and the time that it takes to end would be the parser's.
+    pub fn read_from(mut from: impl Read + Send + 'static) -> Self {
         let lines = Self::default();
         let writer = lines.clone();
+        let (send, chunks) = mpsc::channel();
         std::thread::spawn(move || {
-            let mut reader = BufReader::new(from);
-            let mut buffer = Vec::new();
+            let mut chunk = vec![0; 64 * 1024];
             loop {
-                buffer.clear();
-                match reader.read_until(b'\n', &mut buffer) {
+                match from.read(&mut chunk) {
+                    Err(e) if e.kind() == ErrorKind::Interrupted => {}
                     Ok(0) | Err(_) => break,
-                    Ok(_) => writer.push(&String::from_utf8_lossy(&buffer)),
+                    Ok(n) if send.send(chunk[..n].to_vec()).is_err() => break,
+                    Ok(_) => {}
                 }
+            }
+        });
+        std::thread::spawn(move || {
+            let mut line = Vec::new();
+            for chunk in chunks {
+                for part in chunk.split_inclusive(|b| *b == b'\n') {
+                    line.extend_from_slice(part);
+                    if part.ends_with(b"\n") {
+                        writer.push(&String::from_utf8_lossy(&line));
+                        line.clear();
+                    }
+                }
+            }
+            if !line.is_empty() {
+                writer.push(&String::from_utf8_lossy(&line));
             }
             writer.lock().ended = true;
             writer.0.1.notify_all();

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use agent_common::{Offsets, Settings};
+use agent_common::{Offsets, Settings, probed};
 use anyhow::Result;
 use aya::{Btf, Ebpf, EbpfLoader};
 use foldhash::fast::RandomState;
@@ -164,7 +164,10 @@ fn object(types: &Types, options: &Options, loader: EbpfLoader<'static>) -> Resu
         rustix::process::Resource::Memlock,
         rustix::process::Rlimit { current: None, maximum: None },
     );
-    globals.settings.probe_read = options.probe_read.into();
+    if options.probe_read {
+        globals.offsets = globals.offsets.probed();
+        globals.settings.ca_state_byte = probed(globals.settings.ca_state_byte);
+    }
     if options.probe_read || !cookie_helper_exists() {
         globals.settings.cookie_helper = 0;
     }

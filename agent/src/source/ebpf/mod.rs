@@ -20,6 +20,7 @@ pub mod ring;
 mod source;
 mod sys;
 pub mod tables;
+mod told;
 pub mod tracefs;
 pub mod vmlinux;
 

@@ -21,6 +21,7 @@ use super::load::{self, Options, Types, WAKE_WINDOW_NS};
 use super::ring::Ring;
 use super::sys::recursion_misses;
 use super::tables::Tables;
+use super::told::Told;
 use crate::memory::Spare;
 use crate::model::BackendChoice;
 use crate::model::{Counters, DestPrefix, Event, EventKind, Flow, Hook, Lost, Mono, Reset, SocketId, SocketUpdate};
@@ -78,6 +79,7 @@ pub struct EbpfSource {
     more: bool,
     /// Something was taken since the reader waited last.
     took: bool,
+    told: Told,
     malformed: u64,
     /// Records given up in [`Self::abandon`].
     unread: u64,
@@ -158,6 +160,7 @@ impl EbpfSource {
             look_until: None,
             more: true,
             took: false,
+            told: Told::default(),
             malformed: 0,
             unread: 0,
             capacity: options.ring_size as usize / size_of::<Record>(),
@@ -207,8 +210,12 @@ impl EbpfSource {
         {
             taken += 1;
             match decode(bytes) {
-                Ok(decoded) if self.by_address => unjoined.push(Kept::from(decoded)),
+                Ok(decoded) if self.by_address => {
+                    self.told.add(decoded.record);
+                    unjoined.push(Kept::from(decoded));
+                }
                 Ok(decoded) => {
+                    self.told.add(decoded.record);
                     let cookie = decoded.record.cookie;
                     let socket = (cookie != 0).then_some(SocketId(cookie));
                     self.converter.convert(decoded, socket, out, &mut self.forks);
@@ -259,8 +266,13 @@ impl EbpfSource {
     pub fn abandon(&mut self) {
         let ring = self.ring.get_mut();
         let mut n = 0;
-        while n < self.capacity && ring.next_record().is_some() {
+        while n < self.capacity
+            && let Some(bytes) = ring.next_record()
+        {
             n += 1;
+            if let Ok(decoded) = decode(bytes) {
+                self.told.add(decoded.record);
+            }
         }
         ring.give_back();
         self.unread += n as u64;
@@ -344,11 +356,12 @@ impl EbpfSource {
         self.tables.set_destinations(destinations)
     }
 
-    /// The kernel's own counts since loading: exact whatever the ring lost.
+    /// What happened since loading: exact whatever the ring lost, but for what is still in it.
     pub fn totals(&self) -> Result<KernelTotals> {
         let t = self.tables.totals()?;
         let of = |index: u32| t.get(index as usize).copied().unwrap_or(0);
-        let of_kind = |k: u8| of(u32::from(k));
+        // Those that have no record, and those whose record was read.
+        let of_kind = |k: u8| of(u32::from(k)) + self.told.of(k);
         Ok(KernelTotals {
             retransmits: of(totals::SEGMENTS),
             retransmit_events: of_kind(kind::RETRANSMIT) + of_kind(kind::RETRANSMIT_SYNACK),

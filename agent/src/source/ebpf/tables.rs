@@ -35,7 +35,7 @@ fn take<T: TryFrom<aya::maps::Map, Error = MapError>>(ebpf: &mut Ebpf, name: &st
 impl Tables {
     pub fn take(ebpf: &mut Ebpf) -> Result<Self> {
         Ok(Self {
-            control: take(ebpf, "CONTROL")?,
+            control: take(ebpf, ".bss.control")?,
             state: Control { dests_version: 1, ..Control::default() },
             dests: take(ebpf, "DESTS")?,
             current: Vec::new(),

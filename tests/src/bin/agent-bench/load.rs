@@ -68,12 +68,14 @@ pub fn refused(storm: &Workload, at: &str, rounds: u64, rate: u64) -> f64 {
 }
 
 pub fn full_speed() -> Result<Vec<Row>> {
-    const ROUNDS: usize = 5;
-    const EACH: u64 = 150_000;
+    /// The load alone is up to twice as fast in one second as in another: many rounds, each compared within itself.
+    const ROUNDS: usize = 15;
+    const EACH: u64 = 75_000;
     let ns = Ns::new("bench")?;
     let storm = Workload::start(&ns);
     let at = address();
     let (mut bare, mut ours, mut peer) = (Series::default(), Series::default(), Series::default());
+    let (mut to_bare, mut to_peer) = (Series::default(), Series::default());
     let (mut wrong, mut lost, mut unaccounted) = (Series::default(), Series::default(), Series::default());
     let loaded = |program: Program| -> Result<(f64, i64, Finished)> {
         let before = ns.snmp()?;
@@ -83,12 +85,14 @@ pub fn full_speed() -> Result<Vec<Row>> {
         Ok((took, truth, program.interrupt()?.1))
     };
     for _ in 0..ROUNDS {
-        bare.push(EACH as f64 / refused(&storm, &at, EACH, 0));
+        let alone = refused(&storm, &at, EACH, 0);
+        bare.push(EACH as f64 / alone);
         let mut program = Program::start(&ns, &watch(&at))?;
         // Its first line comes when everything is attached: from here on it must see every round.
         program.poke_until("\"type\":\"session\"", || {})?;
         let (took, truth, finished) = loaded(program)?;
         ours.push(EACH as f64 / took);
+        to_bare.push(alone / took);
         let end = finished.end()?;
         let seen = total(&end, "resets_sent");
         wrong.push(((total(&end, "resets_received") - truth).abs() + (seen - truth).abs()) as f64);
@@ -102,25 +106,27 @@ pub fn full_speed() -> Result<Vec<Row>> {
             program.poke_until("reset ", || {
                 storm.call(&format!("storm {at}:9 1 0"));
             })?;
-            peer.push(EACH as f64 / loaded(program)?.0);
+            let its = loaded(program)?.0;
+            peer.push(EACH as f64 / its);
+            to_peer.push(its / took);
         }
     }
-    let (to_bare, to_peer) = (ours.ratio_to(&bare), ours.ratio_to(&peer));
     let under_peer = if peer.median().is_nan() {
         String::new()
     } else {
-        format!("; {to_peer:.2} x that under bpftrace {}", peer.text("/s", 0))
+        format!("; {} that under bpftrace {}", to_peer.text("x", 2), peer.text("/s", 0))
     };
     Ok(vec![
         Row {
             figure: "reset storm at full speed: the load's speed",
             measured: format!(
-                "{}; {to_bare:.2} x that with nothing attached {}{under_peer}",
+                "{}; round by round {} that with nothing attached {}{under_peer}",
                 ours.text("/s", 0),
+                to_bare.text("x", 2),
                 bare.text("/s", 0)
             ),
             goal: "≥ 0.85 x with nothing attached, ≥ 1.5 x under bpftrace",
-            met: Some(to_bare >= 0.85 && (to_peer.is_nan() || to_peer >= 1.5)),
+            met: Some(to_bare.median() >= 0.85 && (to_peer.median().is_nan() || to_peer.median() >= 1.5)),
         },
         Row {
             figure: "reset storm at full speed: counts",
