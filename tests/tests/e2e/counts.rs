@@ -81,9 +81,11 @@ fn a_storm_is_counted_exactly() {
                 "{backend}: {figure} {counted} of {truth}, {lost} lost"
             );
         }
-        // Such sockets have no entry in the kernel's table, where the programs were loaded the direct way.
+        // Where the programs were loaded the direct way, such sockets have no entry in the kernel's table but for what the
+        // ring had no room for.
         if backend == "btf" && kernel::at_least(5, 12) {
-            assert_eq!(run.all(&json!({"type": "socket", "destroyed": true})), Vec::<&serde_json::Value>::new());
+            let entries = run.all(&json!({"type": "socket", "destroyed": true})).len() as i64;
+            assert!(entries <= lost, "{entries} entries, {lost} lost");
         }
         // What the ring had no room for is said, and adds up.
         let lines = run.all(&json!({"type": "reset"})).len() as i64;
