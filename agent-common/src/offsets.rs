@@ -313,3 +313,15 @@ mod pod {
     // SAFETY: as above.
     unsafe impl aya::Pod for super::FlowSeen {}
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_probed_keeps_its_place_and_what_is_absent_stays_so() {
+        let offsets = Offsets { skc_dport: 0, tp_srtt_us: 1_912, ..Offsets::NONE }.probed();
+        assert_eq!(offsets, Offsets { skc_dport: PROBED, tp_srtt_us: PROBED | 1_912, ..Offsets::NONE });
+        assert_ne!(ABSENT & PROBED, 0);
+    }
+}

@@ -48,6 +48,8 @@ pub fn destination(remote: &End) -> bool {
 /// lost a destination since. A lookup is a tenth of what an event costs.
 #[inline(always)]
 pub fn passes(stats: Option<*mut SockStats>, remote: &End) -> bool {
+    // Both at once, here and above: where the version was read later, the compiler spilled a register that it had not
+    // set, which the verifier refuses (and the slower way is taken).
     let (mode, version) = (dest_mode(), dests_version());
     if mode == 0 {
         return true;

@@ -29,7 +29,7 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
 /// When the reader was last woken, nanoseconds of CLOCK_MONOTONIC.
 pub static WAKE: Global<u64> = Global(UnsafeCell::new(0));
 
-/// Exact counts whatever happens to the ring: indexes of [`totals`].
+/// What the ring does not tell, counted exactly: indexes of [`totals`].
 #[map]
 pub static TOTALS: PerCpuArray<u64> = PerCpuArray::with_max_entries(totals::LEN, 0);
 

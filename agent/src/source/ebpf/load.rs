@@ -164,7 +164,8 @@ fn object(types: &Types, options: &Options, loader: EbpfLoader<'static>) -> Resu
         rustix::process::Resource::Memlock,
         rustix::process::Rlimit { current: None, maximum: None },
     );
-    if options.probe_read {
+    // Classic tracepoints read nothing through BTF pointers.
+    if options.probe_read && types.backend() == Backend::Btf {
         globals.offsets = globals.offsets.probed();
         globals.settings.ca_state_byte = probed(globals.settings.ca_state_byte);
     }

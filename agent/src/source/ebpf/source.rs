@@ -41,7 +41,7 @@ pub enum Loaded {
     },
 }
 
-/// The kernel's exact counts since loading.
+/// Exact counts since loading: what the kernel side counted, and what was read from the ring.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct KernelTotals {
     /// Retransmitted segments, SYN-ACKs included: what RetransSegs counts.
@@ -209,18 +209,17 @@ impl EbpfSource {
             && let Some(bytes) = ring.next_record()
         {
             taken += 1;
-            match decode(bytes) {
-                Ok(decoded) if self.by_address => {
-                    self.told.add(decoded.record);
-                    unjoined.push(Kept::from(decoded));
-                }
-                Ok(decoded) => {
-                    self.told.add(decoded.record);
-                    let cookie = decoded.record.cookie;
-                    let socket = (cookie != 0).then_some(SocketId(cookie));
-                    self.converter.convert(decoded, socket, out, &mut self.forks);
-                }
-                Err(_) => self.malformed += 1,
+            let Ok(decoded) = decode(bytes) else {
+                self.malformed += 1;
+                continue;
+            };
+            self.told.add(decoded.record);
+            if self.by_address {
+                unjoined.push(Kept::from(decoded));
+            } else {
+                let cookie = decoded.record.cookie;
+                let socket = (cookie != 0).then_some(SocketId(cookie));
+                self.converter.convert(decoded, socket, out, &mut self.forks);
             }
         }
         if taken < most {
