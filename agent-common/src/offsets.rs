@@ -135,9 +135,15 @@ pub struct Settings {
     pub ring_high: u32,
     /// Nanoseconds after a wake-up during which no further one is asked for: the reader polls meanwhile.
     pub wake_window_ns: u32,
+    /// Bytes in the ring by which events come thick: then it is [`BUSY_WINDOWS`] windows.
+    pub ring_busy: u32,
     /// Index mask of the map `PRESENT`, see [`present_slot`].
     pub present_mask: u32,
 }
+
+/// Windows between two wake-ups while events come thick. What a reader costs before its first record (code and memory that
+/// the processor no longer has at hand) is paid per wake-up.
+pub const BUSY_WINDOWS: u32 = 4;
 
 /// Where the map `PRESENT` counts the entries of `SOCKS` with this key: sockets that are made one after the other lie
 /// side by side. Addresses are multiples of a large power of two, cookies are not: both are spread.
@@ -290,7 +296,7 @@ pub struct FlowSeen {
 const _: () = {
     use core::mem::{align_of, size_of};
     assert!(size_of::<Offsets>() == 4 * Offsets::PATHS.len() && align_of::<Offsets>() == 4);
-    assert!(size_of::<Settings>() == 56 && align_of::<Settings>() == 4);
+    assert!(size_of::<Settings>() == 60 && align_of::<Settings>() == 4);
     assert!(size_of::<TracepointFields>() == 76 && align_of::<TracepointFields>() == 4);
     assert!(size_of::<ClassicFields>() == 8 * 76);
     assert!(size_of::<Control>() == 12 && align_of::<Control>() == 4);

@@ -3,7 +3,7 @@
 use core::ffi::c_void;
 use core::mem::size_of;
 
-use agent_common::{Record, SockStats, TcpDetail, flag, totals};
+use agent_common::{BUSY_WINDOWS, Record, SockStats, TcpDetail, flag, totals};
 use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns};
 
@@ -187,8 +187,8 @@ fn now() -> u64 {
 }
 
 /// A wake-up per event costs twenty times the record itself and makes the kernel skip nested runs. So: one if the
-/// last is older than the window, or if the ring fills (then at most eight per window). The reader polls for one
-/// window after it has seen anything, so that no record is stranded.
+/// last is older than the window (than [`BUSY_WINDOWS`] of them while events come thick), or if the ring fills (then at
+/// most eight per window). The reader polls for as long after it has seen anything, so that no record is stranded.
 #[inline(always)]
 fn wake_flags(now: u64) -> u64 {
     let no = u64::from(BPF_RB_NO_WAKEUP);
@@ -201,8 +201,12 @@ fn wake_flags(now: u64) -> u64 {
         if since > i64::MAX as u64 || since < window / 8 {
             return no;
         }
-        if since < window && EVENTS.query(AVAIL_DATA) < u64::from(setting!(ring_high)) {
-            return no;
+        if since < window * u64::from(BUSY_WINDOWS) {
+            let waiting = EVENTS.query(AVAIL_DATA);
+            let soon = since < window || waiting >= u64::from(setting!(ring_busy));
+            if soon && waiting < u64::from(setting!(ring_high)) {
+                return no;
+            }
         }
         last.write_volatile(now);
     }

@@ -28,6 +28,7 @@ pub static SETTINGS: Settings = Settings {
     keepopen_bit: ABSENT,
     ring_high: 1024,
     wake_window_ns: 5_000_000,
+    ring_busy: 1024,
     present_mask: 0,
 };
 

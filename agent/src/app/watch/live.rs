@@ -288,10 +288,14 @@ impl Live {
     /// Fetches what is still in the ring, for a moment after the end of what was watched.
     pub async fn drain(&mut self, feed: &mut Feed, outlets: &mut Outlets) {
         let until = tokio::time::Instant::now() + LAST_WORDS;
-        while let Ok(Ok(())) = tokio::time::timeout_at(until, feed.ready()).await {
+        loop {
+            // First without waiting: not every record wakes us, and the wait may be longer than the moment.
             self.take_live(feed, outlets);
             // A storm goes on while we leave.
             if tokio::time::Instant::now() >= until {
+                break;
+            }
+            if let Ok(Err(_)) = tokio::time::timeout_at(until, feed.ready()).await {
                 break;
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use agent_common::{Offsets, Settings, probed};
+use agent_common::{Offsets, Record, Settings, TcpDetail, probed};
 use anyhow::Result;
 use aya::{Btf, Ebpf, EbpfLoader};
 use foldhash::fast::RandomState;
@@ -20,8 +20,14 @@ use super::tracefs;
 use crate::model::{DestPrefix, Hook};
 use crate::source::diag::KeptDiags;
 
-/// Records wake the reader at most this often while it keeps up; the reader polls for as long after each.
+/// Records wake the reader at most this often while it keeps up; the reader polls for as long after each. While events
+/// come thick it is [`agent_common::BUSY_WINDOWS`] times as long.
 pub const WAKE_WINDOW_NS: u32 = 10_000_000;
+/// Events come thick: a hundred records in one window.
+const RING_BUSY: u32 = 16 << 10;
+/// What the contexts of one processor (task, softirq, interrupt, NMI) can reserve at the same time: it alone must not
+/// count as thick, or none of them would wake the reader.
+const RESERVED_PER_CPU: u32 = 4 * (size_of::<Record>() + size_of::<TcpDetail>() + 8) as u32;
 /// Targets, listeners and tuples: processes and ports are few compared with sockets.
 const MAX_PIDS: u32 = 16_384;
 const MAX_LISTENERS: u32 = 8_192;
@@ -123,11 +129,18 @@ impl Types {
             provenance: u32::from(matches!(self, Self::Btf(..)) && !options.provenance.is_empty()),
             ring_high: options.ring_size / 4,
             wake_window_ns: WAKE_WINDOW_NS,
+            ring_busy: ring_busy(),
             present_mask: present::SLOTS - 1,
             ..base.settings
         };
         Globals { settings, ..base }
     }
+}
+
+fn ring_busy() -> u32 {
+    // Without a count of processors more than any kernel is built for.
+    let cpus = aya::util::nr_cpus().unwrap_or(8_192) as u32;
+    RING_BUSY.max(2 * RESERVED_PER_CPU * cpus)
 }
 
 /// Looks the machine over. Reads vmlinux BTF only if `want_btf`.

@@ -3,7 +3,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use agent_common::{Record, SockStats, kind, stats_seen, totals};
+use agent_common::{BUSY_WINDOWS, Record, SockStats, kind, stats_seen, totals};
 use anyhow::{Context, Result, anyhow};
 use aya::Ebpf;
 use tokio::io::Interest;
@@ -29,6 +29,9 @@ use crate::model::{Counters, DestPrefix, Event, EventKind, Flow, Hook, Lost, Mon
 /// How long after the last record the ring is looked at again: longer than the window in which the kernel does not
 /// wake, so that no record is left lying.
 const POLL: Duration = Duration::from_nanos(WAKE_WINDOW_NS as u64 + 2_000_000);
+/// The same after a look that found [`BUSY`] records or more.
+const BUSY_POLL: Duration = Duration::from_nanos(WAKE_WINDOW_NS as u64 * BUSY_WINDOWS as u64 + 2_000_000);
+const BUSY: usize = 100;
 
 /// What [`EbpfSource::load`] came to.
 pub enum Loaded {
@@ -77,8 +80,8 @@ pub struct EbpfSource {
     look_until: Option<Instant>,
     /// The last call took all it may: more is waiting.
     more: bool,
-    /// Something was taken since the reader waited last.
-    took: bool,
+    /// Records taken since the reader waited last.
+    took: usize,
     told: Told,
     malformed: u64,
     /// Records given up in [`Self::abandon`].
@@ -159,7 +162,7 @@ impl EbpfSource {
             kernel_log,
             look_until: None,
             more: true,
-            took: false,
+            took: 0,
             told: Told::default(),
             malformed: 0,
             unread: 0,
@@ -247,10 +250,11 @@ impl EbpfSource {
             });
             self.forks = forks;
         }
-        self.took |= taken > 0;
+        self.took += taken;
         self.more = taken == most;
-        if !self.more && std::mem::take(&mut self.took) {
-            self.look_until = Some(Instant::now() + POLL);
+        if !self.more && self.took > 0 {
+            let poll = if std::mem::take(&mut self.took) >= BUSY { BUSY_POLL } else { POLL };
+            self.look_until = Some(Instant::now() + poll);
         }
         taken
     }
