@@ -143,7 +143,7 @@ pub struct Settings {
 
 /// Windows between two wake-ups while events come thick. What a reader costs before its first record (code and memory that
 /// the processor no longer has at hand) is paid per wake-up.
-pub const BUSY_WINDOWS: u32 = 4;
+pub const BUSY_WINDOWS: u32 = 8;
 
 /// Where the map `PRESENT` counts the entries of `SOCKS` with this key: sockets that are made one after the other lie
 /// side by side. Addresses are multiples of a large power of two, cookies are not: both are spread.

@@ -10,13 +10,12 @@ use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::asked::Asked;
 use super::client::Clue;
 use super::destination::{Destination, DestinationId, Destinations, IdleDeath, Learned};
-use super::group::{AnyRule, Scene};
+use super::group::Scene;
 use super::reset::{self, IDLE_AT_FIN, ResetVerdict};
 use super::rule::Look;
-use super::rules;
+use super::ruleset::RuleSet;
 use super::stuck;
 use super::thresholds::Thresholds;
 use crate::model::{Code, Confidence, CookieHash, Finding, Mono, SocketId, TcpState};
@@ -56,8 +55,7 @@ pub struct Engine {
     t: Thresholds,
     /// The shortest silence of a healthy connection that a rule has something to say of.
     silence: Duration,
-    rules: Vec<Box<dyn AnyRule>>,
-    asked: Asked,
+    rules: RuleSet,
     memos: HashMap<SocketId, Memo, CookieHash>,
     due: BinaryHeap<Reverse<(Mono, SocketId)>>,
     dests: Destinations,
@@ -76,12 +74,10 @@ pub struct Engine {
 
 impl Engine {
     pub fn new(t: Thresholds) -> Self {
-        let rules = rules::all();
         Self {
             silence: t.app_waiting.min(t.no_keepalive_idle),
             t,
-            asked: Asked::of(&rules),
-            rules,
+            rules: RuleSet::all(),
             memos: HashMap::default(),
             due: BinaryHeap::new(),
             dests: Destinations::default(),
@@ -152,20 +148,15 @@ impl Engine {
         }
         let mut out = Vec::new();
         let scene = Scene { now, t: &self.t, dests: &self.dests, clues: &self.clues };
-        for rule in &mut self.rules {
-            rule.refresh(&scene, &mut self.next_id, &mut out);
-        }
-        self.next_telling = self.rules.iter().filter_map(|r| r.next_telling()).min();
+        self.rules.refresh(&scene, &mut self.next_id, &mut out);
+        self.next_telling = self.rules.next_telling();
         out.sort_by_key(|f| Reverse(rank(f)));
         out
     }
 
     /// Open findings, the most important first, as of the last [`Self::evaluate`].
     pub fn open(&self) -> Vec<Arc<Finding>> {
-        let mut all = Vec::new();
-        for rule in &self.rules {
-            rule.open(&mut all);
-        }
+        let mut all = self.rules.open();
         all.sort_by_key(|f| (Reverse(rank(f)), f.opened, f.id));
         all
     }
@@ -237,17 +228,17 @@ impl Engine {
             stuck: stuck.as_ref(),
         };
         let mut due = now.plus(HOUSEKEEPING);
-        let mut left = (self.asked.about(s, verdict.as_ref(), stuck.is_some()) | memo.cases) & !memo.shed;
+        let mut left = (self.rules.asked.about(s, verdict.as_ref(), stuck.is_some()) | memo.cases) & !memo.shed;
         while left != 0 {
             let bit = left & left.wrapping_neg();
             left ^= bit;
-            let rule = &mut self.rules[bit.trailing_zeros() as usize];
-            if rule.examine(&cx, s, dest_id, memo.cases & bit != 0, &mut self.shed) {
+            let (is_case, again) = self.rules.examine(bit, &cx, s, dest_id, memo.cases & bit != 0, &mut self.shed);
+            if is_case {
                 memo.cases |= bit;
             } else {
                 memo.cases &= !bit;
             }
-            if let Some(at) = rule.due(&cx, s)
+            if let Some(at) = again
                 && at > now
             {
                 due = due.min(at);
@@ -371,7 +362,7 @@ impl Engine {
         while left != 0 {
             let bit = left & left.wrapping_neg();
             left ^= bit;
-            if let Some(until) = self.rules[bit.trailing_zeros() as usize].gone(now, id, &self.t) {
+            if let Some(until) = self.rules.gone(bit, now, id, &self.t) {
                 cases |= bit;
                 due = Some(due.map_or(until, |d: Mono| d.min(until)));
             }

@@ -122,11 +122,10 @@ pub trait AnyRule: Send {
     fn due(&self, cx: &Look<'_>, s: &Socket) -> Option<Mono>;
     /// The socket has left the table. Returns until when its case stays, if it does.
     fn gone(&mut self, now: Mono, id: SocketId, t: &Thresholds) -> Option<Mono>;
-    /// Tells again what changed, and hands out what opened, changed materially or closed.
-    fn refresh(&mut self, scene: &Scene<'_>, next_id: &mut u64, out: &mut Vec<Finding>);
+    /// Tells again what changed, and hands out what opened, changed materially or closed. Returns when some finding
+    /// wants to be told although nothing happens to its sockets.
+    fn refresh(&mut self, scene: &Scene<'_>, next_id: &mut u64, out: &mut Vec<Finding>) -> Option<Mono>;
     fn open(&self, out: &mut Vec<Arc<Finding>>);
-    /// When some finding wants to be told although nothing happens to its sockets.
-    fn next_telling(&self) -> Option<Mono>;
 }
 
 pub struct Runner<R: Rule> {
@@ -302,10 +301,10 @@ where
         None
     }
 
-    fn refresh(&mut self, scene: &Scene<'_>, next_id: &mut u64, out: &mut Vec<Finding>) {
+    fn refresh(&mut self, scene: &Scene<'_>, next_id: &mut u64, out: &mut Vec<Finding>) -> Option<Mono> {
         let now = scene.now;
         if !self.dirty && self.next.is_none_or(|t| t > now) {
-            return;
+            return self.next;
         }
         self.dirty = false;
         self.next = None;
@@ -323,14 +322,11 @@ where
             }
             !group.cases.is_empty()
         });
+        self.next
     }
 
     fn open(&self, out: &mut Vec<Arc<Finding>>) {
         out.extend(self.groups.values().filter_map(|g| g.current.clone()));
-    }
-
-    fn next_telling(&self) -> Option<Mono> {
-        self.next
     }
 }
 

@@ -9,6 +9,7 @@ mod hang;
 mod reset;
 mod rule;
 mod rules;
+mod ruleset;
 mod stuck;
 mod telling;
 mod text;
