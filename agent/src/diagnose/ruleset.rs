@@ -15,7 +15,7 @@ use crate::state::Socket;
 pub struct RuleSet {
     rules: Vec<Box<dyn AnyRule>>,
     pub asked: Asked,
-    /// The rules that looked at a socket since they were [told](Self::refresh) last.
+    /// The rules that looked at a socket since the last [refresh](Self::refresh).
     looked: u32,
     /// When each wants to be told although nothing happens to its sockets.
     next: Vec<Option<Mono>>,

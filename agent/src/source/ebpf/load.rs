@@ -25,7 +25,7 @@ use crate::source::diag::KeptDiags;
 pub const WAKE_WINDOW_NS: u32 = 10_000_000;
 /// Events come thick: a hundred records in one window.
 const RING_BUSY: u32 = 16 << 10;
-/// What the contexts of one processor (task, softirq, interrupt, NMI) can reserve at the same time: it alone must not
+/// What the contexts of one processor (task, softirq, interrupt, NMI) can reserve at the same time: this alone must not
 /// count as thick, or none of them would wake the reader.
 const RESERVED_PER_CPU: u32 = 4 * (size_of::<Record>() + size_of::<TcpDetail>() + 8) as u32;
 /// Targets, listeners and tuples: processes and ports are few compared with sockets.
@@ -137,6 +137,7 @@ impl Types {
     }
 }
 
+/// Bytes in the ring by which events come thick on this machine.
 fn ring_busy() -> u32 {
     // Without a count of processors more than any kernel is built for.
     let cpus = aya::util::nr_cpus().unwrap_or(8_192) as u32;

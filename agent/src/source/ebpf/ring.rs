@@ -71,6 +71,12 @@ impl Ring {
         self.positions.next_record()
     }
 
+    /// Whether everything that was written is read. Not so while a record is still being made: its writer may have lost
+    /// its processor in the midst of it, and those behind it wait.
+    pub fn is_empty(&self) -> bool {
+        self.positions.is_empty()
+    }
+
     /// Gives back what was read. To be called before waiting, or the kernel would find the ring fuller than it is.
     pub fn give_back(&mut self) {
         self.positions.give_back();
@@ -159,6 +165,11 @@ impl Positions {
                 return Some(unsafe { std::slice::from_raw_parts(self.data.add(at + HEADER).as_ptr(), bytes) });
             }
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        // SAFETY: by the contract of `new`.
+        self.read == unsafe { self.producer.as_ref() }.load(Ordering::Acquire)
     }
 
     fn give_back(&mut self) {
@@ -268,6 +279,7 @@ mod tests {
         fake.write(b"behind it", 0);
         assert_eq!(reader.next_record(), Some(&b"kept"[..]));
         assert_eq!(reader.next_record(), None);
+        assert!(!reader.is_empty());
         reader.give_back();
         assert_eq!(fake.consumer.load(Ordering::Acquire), begin);
         for (n, byte) in (10u32).to_ne_bytes().into_iter().enumerate() {
@@ -276,5 +288,6 @@ mod tests {
         assert_eq!(reader.next_record(), Some(&b"on its way"[..]));
         assert_eq!(reader.next_record(), Some(&b"behind it"[..]));
         assert_eq!(reader.next_record(), None);
+        assert!(reader.is_empty());
     }
 }

@@ -225,8 +225,11 @@ impl EbpfSource {
                 self.converter.convert(decoded, socket, out, &mut self.forks);
             }
         }
+        let mut waiting = false;
         if taken < most {
             ring.give_back();
+            // The kernel side wakes nobody for one that is full already.
+            waiting = !ring.is_empty();
         }
         join::foresee(unjoined.iter_mut().map(|d| &mut d.record));
         for kept in &unjoined {
@@ -252,7 +255,7 @@ impl EbpfSource {
         }
         self.took += taken;
         self.more = taken == most;
-        if !self.more && self.took > 0 {
+        if !self.more && (self.took > 0 || waiting) {
             let poll = if std::mem::take(&mut self.took) >= BUSY { BUSY_POLL } else { POLL };
             self.look_until = Some(Instant::now() + poll);
         }
