@@ -8,7 +8,7 @@ use aya_ebpf::bindings::{BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_ns};
 
 use crate::count::total;
-use crate::maps::{EVENTS, WAKE};
+use crate::maps::{EVENTS, HEARD, HEARD_SLOTS, STRANGER, WAKE};
 use crate::read::setting;
 use crate::sock::{Addr, End};
 
@@ -125,7 +125,7 @@ pub fn record(head: &Head) -> bool {
     let now = now();
     // SAFETY: reserved for a Record.
     unsafe { head.write(entry.as_mut_ptr(), now, 0, 0) };
-    entry.submit(wake_flags(now));
+    entry.submit(wake_flags(now, head.pid));
     true
 }
 
@@ -141,7 +141,7 @@ pub fn with_detail(head: &Head, fill: impl FnOnce(*mut TcpDetail) -> u8) -> bool
         let more = fill(&raw mut (*p).detail);
         head.write(&raw mut (*p).record, now, bpf_jiffies64() as u32, flag::HAS_DETAIL | more);
     }
-    entry.submit(wake_flags(now));
+    entry.submit(wake_flags(now, head.pid));
     true
 }
 
@@ -162,7 +162,7 @@ pub fn with_stats(head: &Head, stats: *const SockStats) -> bool {
         }
         head.write(&raw mut (*p).record, now, 0, flag::HAS_STATS);
     }
-    entry.submit(wake_flags(now));
+    entry.submit(wake_flags(now, head.pid));
     true
 }
 
@@ -186,11 +186,34 @@ fn now() -> u64 {
     unsafe { bpf_ktime_get_ns() }
 }
 
-/// A wake-up per event costs twenty times the record itself and makes the kernel skip nested runs. So: one if the
-/// last is older than the window (than [`BUSY_WINDOWS`] of them while events come thick), or if the ring fills (then at
-/// most eight per window). The reader polls for as long after it has seen anything, so that no record is stranded.
+/// Whether none of the last events was of this process; 0 is none.
 #[inline(always)]
-fn wake_flags(now: u64) -> u64 {
+fn is_new(pid: u32) -> bool {
+    if pid == 0 {
+        return false;
+    }
+    // SAFETY: below `HEARD_SLOTS`, which is a power of two; one aligned word.
+    unsafe {
+        let slot = HEARD.get().cast::<u32>().add(pid as usize & (HEARD_SLOTS - 1));
+        if slot.read_volatile() == pid {
+            return false;
+        }
+        slot.write_volatile(pid);
+    }
+    true
+}
+
+/// A wake-up per event costs twenty times the record itself and makes the kernel skip nested runs. So: one if the
+/// last is older than the window (than [`BUSY_WINDOWS`] of them while events come thick), or at most eight per window if
+/// the ring fills or a process is new: it may not live until the window is over, and its name is looked up by the reader.
+/// The reader polls for as long after it has seen anything, so that no record is stranded.
+#[inline(always)]
+fn wake_flags(now: u64, pid: u32) -> u64 {
+    let stranger = STRANGER.get();
+    if is_new(pid) {
+        // SAFETY: one aligned word; a race costs one wake-up more or delays one by a window.
+        unsafe { stranger.write_volatile(1) };
+    }
     let no = u64::from(BPF_RB_NO_WAKEUP);
     let last = WAKE.get();
     let window = u64::from(setting!(wake_window_ns));
@@ -204,11 +227,12 @@ fn wake_flags(now: u64) -> u64 {
         if since < window * u64::from(BUSY_WINDOWS) {
             let waiting = EVENTS.query(AVAIL_DATA);
             let soon = since < window || waiting >= u64::from(setting!(ring_busy));
-            if soon && waiting < u64::from(setting!(ring_high)) {
+            if soon && waiting < u64::from(setting!(ring_high)) && stranger.read_volatile() == 0 {
                 return no;
             }
         }
         last.write_volatile(now);
+        stranger.write_volatile(0);
     }
     total(totals::WAKEUPS, 1);
     u64::from(BPF_RB_FORCE_WAKEUP)

@@ -29,6 +29,13 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(4096, 0);
 /// When the reader was last woken, nanoseconds of CLOCK_MONOTONIC.
 pub static WAKE: Global<u64> = Global(UnsafeCell::new(0));
 
+/// The processes that events came from last, by the low bits of their pids.
+pub static HEARD: Global<[u32; HEARD_SLOTS]> = Global(UnsafeCell::new([0; HEARD_SLOTS]));
+pub const HEARD_SLOTS: usize = 64;
+
+/// 1 = since the reader was woken last there is an event of a process that was not in `HEARD`.
+pub static STRANGER: Global<u32> = Global(UnsafeCell::new(0));
+
 /// What the ring does not tell, counted exactly: indexes of [`totals`].
 #[map]
 pub static TOTALS: PerCpuArray<u64> = PerCpuArray::with_max_entries(totals::LEN, 0);
