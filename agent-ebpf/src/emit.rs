@@ -186,7 +186,7 @@ fn now() -> u64 {
     unsafe { bpf_ktime_get_ns() }
 }
 
-/// Whether none of the last events was of this process; 0 is none.
+/// Whether none of the last events was of this process, as far as `HEARD` remembers; 0 is none.
 #[inline(always)]
 fn is_new(pid: u32) -> bool {
     if pid == 0 {
